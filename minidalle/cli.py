@@ -1,0 +1,193 @@
+"""The command line: minidalle demo, train, generate, evaluate, bench, info, data."""
+
+import argparse
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from minidalle.captions import known_words
+from minidalle.checkpoint import CheckpointError
+from minidalle.data import World, save_folder
+from minidalle.device import half_precision, pick_device
+from minidalle.pipeline import KINDS, MiniDalle, find_folder, load_model
+from minidalle.presets import PRESETS, STAGES
+from minidalle.report import report_card, to_json, to_text
+from minidalle.runs import train
+from minidalle.training import TrainingError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 when it did what it was asked."""
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except (ValueError, TrainingError, OSError) as error:
+        print(f"minidalle {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f"\nminidalle {args.command}: stopped; what was trained so far can be taken up with --resume.",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the commands and their options."""
+    top = argparse.ArgumentParser(prog="minidalle", description="DALL·E 2 (unCLIP), small, from random weights.")
+    top.add_argument("--version", action="version", version=version("minidalle"))
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(run=run)
+        sub.add_argument("--device", help="cuda, mps or cpu; the best that is there when not given")
+        return sub
+
+    def training_options(sub: argparse.ArgumentParser, out: str) -> None:
+        sub.add_argument("--preset", default="tiny", help=f"sizes: {', '.join(PRESETS)} (default %(default)s)")
+        sub.add_argument("--recipe", default="quick", help="quick or full (default %(default)s)")
+        sub.add_argument("--out", type=Path, default=Path(out), help="folder of the run (default %(default)s)")
+        sub.add_argument("--seed", type=int, default=0, help="of the weights and of the data (default %(default)s)")
+        sub.add_argument("--resume", action="store_true", help="take up a run that was stopped")
+
+    sub = command("demo", demo, "train everything, print the report card, write a contact sheet")
+    training_options(sub, "runs/demo")
+    sub = command("train", train_command, "train stages of a stack")
+    sub.add_argument("stage", nargs="?", default="all", choices=[*STAGES, "all"], help="which (default %(default)s)")
+    training_options(sub, "runs/mine")
+
+    sub = command("generate", generate, "draw pictures of a prompt")
+    sub.add_argument("prompt", help='for example "a red circle above a blue square"')
+    sub.add_argument("--out", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)")
+    sub.add_argument("-n", type=int, default=1, help="how many, side by side (default %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
+    sub.add_argument("--steps", type=int, default=20, help="of the sampler (default %(default)s)")
+    sub.add_argument("--guidance-scale", type=float, default=2.0, help="of the decoder, 1 is off (default %(default)s)")
+    sub.add_argument(
+        "--checkpoint", default="tiny", help="shipped weights or the folder of a run (default %(default)s)"
+    )
+    sub.add_argument("--scale", type=int, default=4, help="enlargement of the written file (default %(default)s)")
+
+    sub = command("evaluate", evaluate, "print the report card")
+    sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
+    sub.add_argument("-n", type=int, default=500, help="prompts of each kind (default %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of prompts and noise (default %(default)s)")
+    sub.add_argument("--steps", type=int, default=20, help="of the sampler (default %(default)s)")
+    sub.add_argument("--guidance-scale", type=float, default=2.0, help="of the decoder, 1 is off (default %(default)s)")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command("bench", bench_command, "measure how fast this machine trains and draws")
+    sub.add_argument("--preset", default="tiny", help=f"sizes: {', '.join(PRESETS)} (default %(default)s)")
+    sub = command("info", info, "tell what is installed, found and shipped")
+    sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
+    sub = command("data", data_command, "write a sample of the world as an image folder")
+    sub.add_argument("--out", type=Path, default=Path("data/scenes"), help="folder to write (default %(default)s)")
+    sub.add_argument("-n", type=int, default=64, help="how many pictures (default %(default)s)")
+    sub.add_argument("--size", type=int, default=64, help="pixels along each side (default %(default)s)")
+    return top
+
+
+def preset_of(args: argparse.Namespace):
+    """Look up the preset that was asked for."""
+    if args.preset not in PRESETS:
+        raise ValueError(f'"{args.preset}" is no preset; choose one of {", ".join(PRESETS)}.')
+    return PRESETS[args.preset]
+
+
+def train_command(args: argparse.Namespace) -> None:
+    """Train the stages that were asked for."""
+    stages = STAGES if args.stage == "all" else (args.stage,)
+    started = time.perf_counter()
+    train(preset_of(args), args.recipe, args.out, stages, args.seed, pick_device(args.device), args.resume)
+    print(f"Trained {', '.join(stages)} in {time.perf_counter() - started:.0f} s; kept in {args.out}.")
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Train everything, measure it, show it."""
+    from minidalle.viz import SHEET_PROMPTS, contact_sheet, save_figure
+
+    args.stage = "all"
+    train_command(args)
+    pipe = MiniDalle.from_pretrained(args.out, args.device)
+    print("Measuring ...")
+    card = report_card(pipe)
+    (args.out / "report.json").write_text(to_json(card) + "\n")
+    print(to_text(card))
+    drawn = pipe(list(SHEET_PROMPTS), num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).tensor
+    sheet = args.out / "contact_sheet.png"
+    save_figure(contact_sheet(list(zip(SHEET_PROMPTS, drawn.split(8), strict=True))), sheet)
+    print(f'Pictures: {sheet}. Draw your own: minidalle generate "a red circle" --checkpoint {args.out}')
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Draw a prompt into a file."""
+    from PIL import Image
+
+    pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
+    output = pipe(
+        args.prompt,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        num_images_per_prompt=args.n,
+        generator=torch.Generator().manual_seed(args.seed),
+    )
+    side = output.images[0].width * args.scale
+    row = Image.new("RGB", (side * args.n, side))
+    for i, picture in enumerate(output.images):
+        row.paste(picture.resize((side, side), Image.Resampling.NEAREST), (i * side, 0))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    row.save(args.out)
+    print(f"Wrote {args.out}.")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print the report card of a stack."""
+    pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
+    card = report_card(pipe, args.n, args.seed, num_inference_steps=args.steps, guidance_scale=args.guidance_scale)
+    print(to_json(card) if args.json else to_text(card))
+
+
+def bench_command(args: argparse.Namespace) -> None:
+    """Print what this machine does in a second."""
+    from minidalle.bench import against_diffusers, bench
+
+    device, preset = pick_device(args.device), preset_of(args)
+    result = bench(preset, device)
+    peer = against_diffusers(preset, device)
+    print(json.dumps(result | ({"decoder against diffusers": peer} if peer else {}), indent=1))
+
+
+def info(args: argparse.Namespace) -> None:
+    """Print versions, device, words, and where a checkpoint comes from."""
+    device = pick_device(args.device)
+    precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
+    print(
+        f"minidalle {version('minidalle')}, torch {torch.__version__}, device {device}, training precision {precision}"
+    )
+    print(f"words: {' '.join(known_words())}")
+    folder = find_folder(args.checkpoint)
+    for kind in KINDS:
+        try:
+            model, header = load_model(folder, kind)
+        except CheckpointError as error:
+            print(f"{kind}: {error}")
+            continue
+        count = sum(p.numel() for p in model.parameters()) / 1e6
+        origin = ", ".join(f"{key} {header[key]}" for key in ("preset", "recipe", "seed", "seconds", "pictures"))
+        print(f"{kind}: {count:.2f} M parameters, {origin}, sha256 {header['sha256'][:12]}")
+
+
+def data_command(args: argparse.Namespace) -> None:
+    """Write a sample of the world."""
+    save_folder(World(args.size, seed=0).batch(0, args.n), args.out)
+    print(f"Wrote {args.n} pictures and metadata.jsonl to {args.out}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

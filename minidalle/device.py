@@ -1,0 +1,37 @@
+"""Where to compute, and in which precision."""
+
+import contextlib
+
+import torch
+
+DEVICES = ("cuda", "mps", "cpu")
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Choose a device: the one that is named, or the best that is there.
+
+    Raises: ValueError: when the named device is unknown or not there.
+    """
+    there = [d for d in DEVICES if d == "cpu" or getattr(torch, d).is_available()]
+    if name is None:
+        return torch.device(there[0])
+    if name.split(":")[0] not in DEVICES:
+        raise ValueError(f'"{name}" is no device; choose one of {", ".join(DEVICES)}.')
+    if name.split(":")[0] not in there:
+        raise ValueError(f'The device "{name}" was asked for and is not there; found here: {", ".join(there)}.')
+    return torch.device(name)
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """Choose the 16-bit type that a device computes fast in; None where it has none."""
+    if device.type == "cuda":  # is_bf16_supported() counts emulation, which is slow, unless told not to
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
+        return torch.bfloat16
+    return None
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Open a context in which matrix products run in 16 bits where the device is fast at it."""
+    dtype = half_precision(device)
+    return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()

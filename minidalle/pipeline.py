@@ -1,0 +1,236 @@
+"""The whole system: a caption becomes z_text, the prior turns it into a z_image, the decoder draws that.
+
+Paper: Ramesh et al. 2022, sec. 2. The three models know nothing of each other; they meet here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from minidalle import checkpoint, tokenizer
+from minidalle.clip import CLIP, CLIPConfig
+from minidalle.data import to_pil
+from minidalle.decoder import Decoder, DecoderConfig
+from minidalle.device import autocast, pick_device
+from minidalle.diffusion import GaussianDiffusion, cosine_betas, guided
+from minidalle.prior import DiffusionPrior, PriorConfig
+from minidalle.samplers import SAMPLERS, Step, last
+
+KINDS = {"clip": (CLIP, CLIPConfig), "prior": (DiffusionPrior, PriorConfig), "decoder": (Decoder, DecoderConfig)}
+NUM_TIMESTEPS = 1000  # table 3
+SHIPPED = (Path(__file__).parent / "checkpoints", Path(__file__).parent.parent / "data" / "checkpoints")
+
+
+def prior_diffusion() -> GaussianDiffusion:
+    """Give the prior's process: cosine, predicting z_image itself (sec. 2.2, table 3)."""
+    return GaussianDiffusion(cosine_betas(NUM_TIMESTEPS), "x_start")
+
+
+def decoder_diffusion() -> GaussianDiffusion:
+    """Give the decoder's process: cosine (table 3). We differ: it predicts v, which trains faster, not eps."""
+    return GaussianDiffusion(cosine_betas(NUM_TIMESTEPS), "v")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Captions as the models take them."""
+
+    z_text: torch.Tensor  # (B, D), unit norm
+    text_states: torch.Tensor  # (B, L, W)
+    mask: torch.Tensor  # (B, L) bool
+
+    def repeat(self, times: int) -> "Prompts":
+        """Repeat each caption so many times in a row."""
+        rows = (value.repeat_interleave(times, 0) for value in (self.z_text, self.text_states, self.mask))
+        return Prompts(*rows)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the pipeline gives: pictures, and the embedding each was drawn from."""
+
+    images: list[Image.Image]
+    tensor: torch.Tensor  # (B, 3, H, W) in [-1, 1]
+    z_image: torch.Tensor  # (B, D), unit norm
+    steps: list[torch.Tensor]  # the decoder's guesses of the picture, step by step; empty unless asked for
+
+
+class MiniDalle:
+    """Text to picture."""
+
+    def __init__(self, clip: CLIP, prior: DiffusionPrior, decoder: Decoder, device: torch.device | None = None):
+        self.device = device or torch.device("cpu")
+        self.clip, self.prior, self.decoder = (m.to(self.device).eval() for m in (clip, prior, decoder))
+        self.prior_diffusion = prior_diffusion().to(self.device)
+        self.decoder_diffusion = decoder_diffusion().to(self.device)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path = "tiny", device: str | None = None) -> "MiniDalle":
+        """Load a stack: the shipped one by its name, or the folder of a run.
+
+        Raises: CheckpointError: when a piece is missing, damaged, or was not trained with the others.
+        """
+        folder = find_folder(source)
+        clip, clip_header = load_model(folder, "clip")
+        pieces = []
+        for kind in ("prior", "decoder"):
+            model, header = load_model(folder, kind)
+            if header.get("clip") != clip_header["sha256"]:
+                raise checkpoint.CheckpointError(
+                    f"The {kind} in {folder} was trained with another CLIP than the one beside it: train the {kind} again."
+                )
+            pieces.append(model)
+        return cls(clip, *pieces, device=pick_device(device))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        prior_guidance_scale: float = 1.0,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | None = None,
+        sampler: str = "dpm",
+        z_image: torch.Tensor | None = None,
+        return_steps: bool = False,
+    ) -> Output:
+        """Draw pictures of prompts.
+
+        Args:
+            prompt: a caption or several, in the words of the world.
+            num_inference_steps: of the prior and of the decoder, 1 to 1000.
+            guidance_scale: how far the decoder is pushed towards what it is told; 1 is off.
+            prior_guidance_scale: likewise for the prior.
+            num_images_per_prompt: pictures of each caption.
+            generator: where the noise comes from; a CPU generator gives the same noise on every device.
+            sampler: the decoder's, a key of SAMPLERS.
+            z_image: (B, D), drawn in place of what the prior would find; B = prompts times pictures of each.
+            return_steps: whether to keep the film strip.
+
+        Raises: ValueError: on an empty prompt, an unknown word (it is named), or numbers that make no sense.
+        """
+        if num_images_per_prompt < 1:
+            raise ValueError(f"{num_images_per_prompt} pictures were asked for; ask for 1 or more.")
+        if sampler not in SAMPLERS:
+            raise ValueError(f'"{sampler}" is no sampler; choose one of {", ".join(SAMPLERS)}.')
+        prompts = self.encode([prompt] if isinstance(prompt, str) else prompt).repeat(num_images_per_prompt)
+        if z_image is None:
+            z_image = self.sample_prior(prompts, num_inference_steps, prior_guidance_scale, generator)
+        steps = []
+        for step in self.decode(prompts, z_image, num_inference_steps, guidance_scale, generator, sampler):
+            images = step.x_prev
+            if return_steps:
+                steps.append(step.pred_x_start.float().cpu())
+        images = images.float().clamp(-1, 1).cpu()
+        return Output(to_pil(images), images, z_image.cpu(), steps)
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> Prompts:
+        """Turn captions into what the models take; an empty one is refused."""
+        if not captions or not all(tokenizer.words_of(caption) for caption in captions):
+            raise ValueError('The prompt is empty: say what to draw, for example "a red circle above a blue square".')
+        tokens = tokenizer.encode(captions)
+        mask = tokenizer.caption_mask(tokens)
+        longest = int(mask.sum(1).max())
+        tokens, mask = tokens[:, :longest].to(self.device), mask[:, :longest].to(self.device)
+        with autocast(self.device):
+            z_text, text_states = self.clip.encode_text(tokens)
+        return Prompts(z_text, text_states, mask)
+
+    @torch.no_grad()
+    def sample_prior(
+        self,
+        prompts: Prompts,
+        num_steps: int = 20,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+        num_candidates: int = 2,
+    ) -> torch.Tensor:
+        """Find a z_image for each caption: of several candidates, the one nearest to z_text.
+
+        Returns: (B, D), unit norm. Paper: sec. 2.2 (two candidates, higher dot product).
+        """
+        many = prompts.repeat(num_candidates)
+        hidden = torch.ones(len(many.z_text), dtype=torch.bool, device=self.device)
+
+        def predict(z_t: torch.Tensor, t: torch.Tensor, drop_text: torch.Tensor | None = None) -> torch.Tensor:
+            with autocast(self.device):
+                return self.prior(z_t, t, many.text_states, many.mask, many.z_text, drop_text).float()
+
+        model = guided(predict, partial(predict, drop_text=hidden), guidance_scale)
+        noise = torch.randn(many.z_text.shape, generator=generator).to(self.device)
+        found = last(SAMPLERS["dpm"](self.prior_diffusion, model, noise, num_steps, clip_x_start=False))
+        candidates = F.normalize(found.float(), dim=-1).unflatten(0, (-1, num_candidates))  # (B, candidates, D)
+        best = (candidates * prompts.z_text[:, None]).sum(-1).argmax(1)
+        return candidates[torch.arange(len(best), device=best.device), best]
+
+    @torch.no_grad()
+    def decode(
+        self,
+        prompts: Prompts,
+        z_image: torch.Tensor,
+        num_steps: int = 20,
+        guidance_scale: float = 2.0,
+        generator: torch.Generator | None = None,
+        sampler: str = "dpm",
+    ) -> Iterator[Step]:
+        """Draw z_image: an iterator of sampling steps, the last of which holds the pictures."""
+        size = self.decoder.config.unet.image_size
+        z_image = z_image.to(self.device)
+        if z_image.shape != prompts.z_text.shape:
+            raise ValueError(f"z_image has shape {tuple(z_image.shape)}; {tuple(prompts.z_text.shape)} was expected.")
+        hidden = torch.ones(len(z_image), dtype=torch.bool, device=self.device)
+
+        def predict(x_t: torch.Tensor, t: torch.Tensor, drop: torch.Tensor | None = None) -> torch.Tensor:
+            with autocast(self.device):
+                return self.decoder(x_t, t, z_image, prompts.text_states, prompts.mask, drop, drop).float()
+
+        model = guided(predict, partial(predict, drop=hidden), guidance_scale)
+        noise = torch.randn((len(z_image), 3, size, size), generator=generator).to(self.device)
+        yield from SAMPLERS[sampler](self.decoder_diffusion, model, noise, num_steps, generator=generator)
+
+
+def find_folder(source: str | Path) -> Path:
+    """Find the folder of a run, or of shipped weights by their name.
+
+    Raises: CheckpointError: when there is neither; the shipped names are listed.
+    """
+    for folder in (Path(source), *(root / str(source) for root in SHIPPED)):
+        if folder.is_dir():
+            return folder
+    names = sorted({folder.name for root in SHIPPED if root.is_dir() for folder in root.iterdir() if folder.is_dir()})
+    shipped = ", ".join(names) or "none"
+    raise checkpoint.CheckpointError(
+        f'"{source}" is neither a folder nor the name of shipped weights ({shipped}): train with "minidalle train", or name one.'
+    )
+
+
+def load_model(folder: Path, kind: str) -> tuple[torch.nn.Module, dict]:
+    """Load one model of a run, and the header of its file.
+
+    Raises: CheckpointError: when the file is unusable, or does not hold this model.
+    """
+    path = folder / f"{kind}.safetensors"
+    tensors, header = checkpoint.load(path, kind)
+    model_class, config_class = KINDS[kind]
+    try:
+        model = model_class(checkpoint.config_from_dict(config_class, header["config"]))
+        model.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path} does not fit this package's {kind} ({error}): train it again."
+        ) from error
+    return model.requires_grad_(False), header
+
+
+def save_model(folder: Path, kind: str, model: torch.nn.Module, meta: dict) -> str:
+    """Save one model of a run with its config; gives the file's sha256."""
+    path = folder / f"{kind}.safetensors"
+    checkpoint.save(path, kind, model.state_dict(), {"config": checkpoint.config_to_dict(model.config), **meta})
+    return checkpoint.load(path, kind)[1]["sha256"]

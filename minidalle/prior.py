@@ -1,0 +1,82 @@
+"""The diffusion prior: from a caption to the z_image of a picture that could have it.
+
+Paper: Ramesh et al. 2022, sec. 2.2 and appendix C. We differ: the caption's states come from CLIP's own text tower.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from minidalle.layers import Transformer, timestep_embedding
+from minidalle.tokenizer import CONTEXT_LENGTH
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Sizes of the prior, and how often training hides the caption."""
+
+    embed_dim: int = 64  # D, of z_image and z_text
+    text_width: int = 128  # W, of CLIP's text states
+    width: int = 128  # of this transformer
+    depth: int = 3
+    num_heads: int = 4
+    drop_text: float = 0.1  # how often the caption is hidden, sec. 2.2
+
+
+class DiffusionPrior(nn.Module):
+    """A causal transformer over caption, z_text, timestep, noised z_image and a query that answers with z_image.
+
+    It works on scaled embeddings, z_image * sqrt(D), whose coordinates are as large as the noise (see scale).
+    """
+
+    def __init__(self, config: PriorConfig):
+        super().__init__()
+        self.config = config
+        self.text_in = nn.Sequential(nn.LayerNorm(config.text_width), nn.Linear(config.text_width, config.width))
+        self.z_text_in = nn.Linear(config.embed_dim, config.width)
+        self.time_in = nn.Linear(config.width, config.width)
+        self.z_image_in = nn.Linear(config.embed_dim, config.width)
+        self.query = nn.Parameter(0.02 * torch.randn(config.width))
+        self.null_text = nn.Parameter(0.02 * torch.randn(config.width))
+        self.text_positions = nn.Parameter(0.02 * torch.randn(CONTEXT_LENGTH, config.width))
+        self.transformer = Transformer(config.width, config.depth, config.num_heads)
+        self.to_z_image = nn.Linear(config.width, config.embed_dim)
+
+    def scale(self, z_image: torch.Tensor) -> torch.Tensor:
+        """Turn unit embeddings (B, D) into the space that is diffused, where each coordinate is of size 1."""
+        return z_image * self.config.embed_dim**0.5
+
+    def forward(
+        self,
+        z_t: torch.Tensor,
+        t: torch.Tensor,
+        text_states: torch.Tensor,
+        mask: torch.Tensor,
+        z_text: torch.Tensor,
+        drop_text: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict the clean, scaled z_image.
+
+        Args:
+            z_t: noised, scaled z_image (B, D).
+            t: timesteps (B,).
+            text_states: the caption as CLIP's text tower sees it (B, L, W).
+            mask: (B, L) bool, True for real tokens.
+            z_text: CLIP embedding of the caption (B, D), unit norm.
+            drop_text: (B,) bool, True where the caption is to be hidden; None: nowhere.
+
+        Returns: (B, D), in the scaled space.
+        """
+        text = torch.cat(
+            [self.text_in(text_states), self.z_text_in(self.scale(z_text))[:, None]], dim=1
+        )  # (B, L + 1, W)
+        if drop_text is not None:
+            text = torch.where(drop_text[:, None, None], self.null_text, text)
+        length = text_states.shape[1]
+        text = torch.cat([text[:, :length] + self.text_positions[:length], text[:, length:]], dim=1)
+        time = self.time_in(timestep_embedding(t, self.config.width))
+        tail = torch.stack([time, self.z_image_in(z_t), self.query.expand(len(z_t), -1)], dim=1)  # (B, 3, W)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 4)], dim=1)
+        x = self.transformer(torch.cat([text, tail], dim=1), mask=mask, causal=True)  # (B, L + 4, W)
+        return self.to_z_image(x[:, -1])

@@ -1,0 +1,276 @@
+"""The report card: how well a stack does what it is told, read off its pictures by the oracle.
+
+The oracle sees pictures only. Prompts are drawn from the world with seeds of their own; held-out ones ask for
+combinations that no training picture shows.
+"""
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from minidalle import oracle, tokenizer
+from minidalle.captions import Description, describe, matches, write
+from minidalle.pipeline import MiniDalle
+from minidalle.scenes import BACKGROUNDS, PLACES, SIZES, Scene, draw_scene, render
+
+LEVELS = {"one thing": 0.0, "two things": 1.0}  # share of scenes with two things
+CHUNK = 128  # prompts drawn at a time, which bounds the memory
+DIVERSITY_PROMPT = "a red circle"
+ATTRIBUTES = ("count", "shape", "color", "size", "place", "relation", "background")
+
+Painter = Callable[[list[str], int], torch.Tensor]  # captions and a seed to images (B, 3, H, W) in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, and what it says."""
+
+    caption: str
+    description: Description
+    scene: Scene  # the one that the caption was drawn from; a picture need not equal it
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of n trials, with its 95 % interval (Wilson 1927)."""
+
+    hits: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        """Give hits / n, not a number when n is 0."""
+        return self.hits / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Give the two ends of the 95 % interval."""
+        if not self.n:
+            return math.nan, math.nan
+        z = 1.96
+        middle = (self.share + z * z / (2 * self.n)) / (1 + z * z / self.n)
+        half = z / (1 + z * z / self.n) * math.sqrt(self.share * (1 - self.share) / self.n + z * z / (4 * self.n**2))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    def to_json(self) -> dict:
+        """Give share, interval and n as plain numbers."""
+        return {
+            "share": round(self.share, 4),
+            "low": round(self.interval[0], 4),
+            "high": round(self.interval[1], 4),
+            "n": self.n,
+        }
+
+
+def draw_prompts(n: int, two_things: float, held_out: bool, seed: str) -> list[Asked]:
+    """Draw prompts, such that the words of a held-out one ask for something held out."""
+    rng, asked = random.Random(seed), []
+    while len(asked) < n:
+        scene = draw_scene(rng, two_things, held_out)
+        description = describe(scene, rng)
+        if description.is_held_out == held_out:
+            asked.append(Asked(write(description, rng), description, scene))
+    return asked
+
+
+def pipeline_painter(pipe: MiniDalle, **options) -> Painter:
+    """Make a painter of a pipeline; the options are those of its call."""
+
+    def paint(captions: list[str], seed: int) -> torch.Tensor:
+        return pipe(captions, generator=torch.Generator().manual_seed(seed), **options).tensor
+
+    return paint
+
+
+def paint_all(paint: Painter, captions: list[str], seed: int = 0) -> torch.Tensor:
+    """Paint any number of captions, a chunk at a time; every chunk has a seed of its own."""
+    starts = range(0, len(captions), CHUNK)
+    return torch.cat([paint(captions[start : start + CHUNK], seed + start) for start in starts])
+
+
+def score(asked: list[Asked], read: list[Scene | None]) -> dict[str, Rate]:
+    """Count exact matches, matches of each attribute that a caption states, and readable pictures."""
+    found = [matches(prompt.description, scene) for prompt, scene in zip(asked, read, strict=True)]
+    rates = {"exact": Rate(sum(all(f.values()) for f in found), len(found))}
+    for attribute in ATTRIBUTES:
+        said = [f[attribute] for f in found if attribute in f]
+        if said:
+            rates[attribute] = Rate(sum(said), len(said))
+    rates["readable"] = Rate(sum(scene is not None for scene in read), len(read))
+    return rates
+
+
+def swapped_colors(asked: list[Asked], read: list[Scene | None]) -> Rate:
+    """Count pictures of two differently coloured things that show exactly the two colours the wrong way round."""
+    swapped, total = 0, 0
+    for prompt, scene in zip(asked, read, strict=True):
+        description = prompt.description
+        colors = [thing.color for thing in description.things]
+        if description.relation is None or None in colors or len(set(colors)) < 2:
+            continue
+        total += 1
+        if scene is not None and len(scene.things) == 2:
+            seen = [thing.color for thing in scene.things]
+            swapped += seen == (colors if description.relation in ("below", "right of") else colors[::-1])
+    return Rate(swapped, total)
+
+
+def diversity(read: list[Scene | None]) -> dict[str, dict[str, float]]:
+    """Compare what a prompt left open with the world: for each option its share, as a multiple of the world's."""
+    scenes = [scene for scene in read if scene is not None and len(scene.things) == 1]
+    options = {
+        "place": ([scene.place for scene in scenes], PLACES),
+        "size": ([scene.things[0].size for scene in scenes], SIZES),
+        "background": ([scene.background for scene in scenes], BACKGROUNDS),
+    }
+    return {
+        name: {o: round(seen.count(o) * len(known) / max(1, len(seen)), 3) for o in known}
+        for name, (seen, known) in options.items()
+    }
+
+
+@torch.no_grad()
+def retrieval(pipe: MiniDalle, n: int, seed: str) -> dict:
+    """Ask CLIP to find each held-out picture's full caption among n, and each caption's picture."""
+    rng = random.Random(seed)
+    scenes = [draw_scene(rng, 0.5, held_out=True) for _ in range(n)]
+    tokens = tokenizer.encode([write(describe(scene, rng, fullness=1.0), rng) for scene in scenes])
+    z_text, _ = pipe.clip.encode_text(tokens.to(pipe.device))
+    z_image = pipe.clip.encode_image(render(scenes, pipe.clip.config.image_size).to(pipe.device))
+    similarity, right = z_image @ z_text.T, torch.arange(n, device=z_text.device)
+    hits = [int((similarity.argmax(dim) == right).sum()) for dim in (1, 0)]
+    return {"image to text": Rate(hits[0], n), "text to image": Rate(hits[1], n), "chance": 1 / n}
+
+
+def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Measure the distance between the Gaussians that fit two sets of features (N, D) and (M, D).
+
+    Paper: Heusel et al. 2017, eq. 6, on CLIP's z_image in the place of Inception features.
+    """
+    a, b = a.double(), b.double()
+    root_a = matrix_sqrt(a.T.cov())
+    cross = matrix_sqrt(root_a @ b.T.cov() @ root_a)
+    return float((a.mean(0) - b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * cross.trace())
+
+
+def matrix_sqrt(matrix: torch.Tensor) -> torch.Tensor:
+    """Take the square root of a symmetric matrix without negative eigenvalues."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def precision_recall(real: torch.Tensor, made: torch.Tensor, k: int = 3) -> tuple[float, float]:
+    """Measure how much of what was made lies among the real features, and how much of the real is reached.
+
+    Paper: Kynkäänniemi et al. 2019, eq. 1 and 2.
+    """
+
+    def covered(points: torch.Tensor, support: torch.Tensor) -> float:
+        radii = torch.cdist(support, support).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
+        return float((torch.cdist(points, support) <= radii).any(1).float().mean())
+
+    return covered(made, real), covered(real, made)
+
+
+@torch.no_grad()
+def fidelity(pipe: MiniDalle, made: torch.Tensor, asked: list[Asked]) -> dict:
+    """Compare painted pictures with real ones of the same prompts, and real ones with other real ones as the floor."""
+    size, rng = pipe.clip.config.image_size, random.Random("report/floor")
+    real = render([prompt.scene for prompt in asked], size)
+    other = render([draw_scene(rng, len(prompt.scene.things) - 1) for prompt in asked], size)
+    made, real, other = (pipe.clip.encode_image(images.to(pipe.device)).cpu() for images in (made, real, other))
+    precision, recall = precision_recall(real, made)
+    floor_precision, floor_recall = precision_recall(real, other)
+    return {
+        "frechet": round(frechet_distance(real, made), 5),
+        "frechet floor": round(frechet_distance(real, other), 5),
+        "precision": round(precision, 3),
+        "recall": round(recall, 3),
+        "precision floor": round(floor_precision, 3),
+        "recall floor": round(floor_recall, 3),
+    }
+
+
+def report_card(
+    pipe: MiniDalle, n: int = 500, seed: int = 0, levels: tuple[str, ...] = tuple(LEVELS), **options
+) -> dict:
+    """Measure a stack.
+
+    Args:
+        pipe: what to measure.
+        n: prompts of each kind (one and two things, seen and held out).
+        seed: of the prompts and of the noise.
+        levels: which of LEVELS to ask for.
+        options: of the pipeline's call, such as guidance_scale.
+
+    Returns: rates, distances and costs; rates_to_json makes it fit for JSON.
+    """
+    paint = pipeline_painter(pipe, **options)
+    card: dict = {"n": n, "seed": seed, "following": {}}
+    seen_prompts, seen_images = [], []
+    started, painted = time.perf_counter(), 0
+    for level in levels:
+        for held_out in (False, True):
+            kind = f"{level}, {'held out' if held_out else 'seen'}"
+            asked = draw_prompts(n, LEVELS[level], held_out, f"report/{kind}/{seed}")
+            images = paint_all(paint, [prompt.caption for prompt in asked], seed)
+            read = oracle.read(images)
+            card["following"][kind] = score(asked, read)
+            painted += n
+            if level == "two things":
+                card["following"][kind]["swapped colors"] = swapped_colors(asked, read)
+            if not held_out:
+                seen_prompts += asked
+                seen_images.append(images)
+    seconds = (time.perf_counter() - started) / painted
+    same = paint_all(paint, [DIVERSITY_PROMPT] * n, seed + 1)
+    card["diversity"] = {"prompt": DIVERSITY_PROMPT, "n": n, **diversity(oracle.read(same))}
+    card["fidelity"] = fidelity(pipe, torch.cat(seen_images), seen_prompts)
+    card["retrieval"] = retrieval(pipe, 256, f"report/retrieval/{seed}")
+    parameters = {
+        name: sum(p.numel() for p in getattr(pipe, name).parameters()) for name in ("clip", "prior", "decoder")
+    }
+    card["cost"] = {"parameters": parameters, "seconds a picture": round(seconds, 4)}
+    return card
+
+
+def to_json(card: dict) -> str:
+    """Write a report card as JSON, every rate with its interval and n."""
+    return json.dumps(card, indent=1, default=Rate.to_json)
+
+
+def to_text(card: dict) -> str:
+    """Write a report card for people."""
+    kinds = list(card["following"])
+    lines = [f"Prompt following, share of {card['n']} prompts each (95 % interval of exact match), read by the oracle"]
+    lines.append(f"{'':16}" + "".join(f"{kind:>24}" for kind in kinds))
+    for name in ("exact", *ATTRIBUTES, "readable", "swapped colors"):
+        if not any(name in rates for rates in card["following"].values()):
+            continue
+        cells = []
+        for kind in kinds:
+            rate = card["following"][kind].get(name)
+            text = "-" if rate is None else f"{100 * rate.share:.1f} %"
+            if name == "exact":
+                text += f" ({100 * rate.interval[0]:.1f}-{100 * rate.interval[1]:.1f})"
+            cells.append(f"{text:>24}")
+        lines.append(f"{name:16}" + "".join(cells))
+    varied = [card["diversity"][name].values() for name in ("place", "size", "background")]
+    spans = [f"{min(v):.2f} to {max(v):.2f}" for v in varied]
+    fid, found = card["fidelity"], card["retrieval"]
+    lines += [
+        f'Diversity of "{card["diversity"]["prompt"]}", shares as multiples of the world\'s: '
+        f"places {spans[0]}, sizes {spans[1]}, backgrounds {spans[2]}",
+        f"Fidelity: Fréchet distance {fid['frechet']:.4f} (real against real {fid['frechet floor']:.4f}), "
+        f"precision {fid['precision']:.2f} ({fid['precision floor']:.2f}), recall {fid['recall']:.2f} ({fid['recall floor']:.2f})",
+        f"CLIP retrieval@1, held out: image to text {100 * found['image to text'].share:.1f} %, "
+        f"text to image {100 * found['text to image'].share:.1f} % (chance {100 * found['chance']:.1f} %)",
+        f"Cost: {sum(card['cost']['parameters'].values()) / 1e6:.1f} M parameters, "
+        f"{card['cost']['seconds a picture']:.3f} s a picture in batches of {CHUNK}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""A run: a folder in which the stages of a stack are trained one after the other, and can be taken up again."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from minidalle import checkpoint
+from minidalle.data import World
+from minidalle.pipeline import KINDS, decoder_diffusion, load_model, prior_diffusion, save_model
+from minidalle.presets import STAGES, Preset, Recipe
+from minidalle.stages import LossAt, clip_stage, decoder_stage, prior_stage
+from minidalle.training import fit
+
+
+def train(
+    preset: Preset,
+    recipe_name: str,
+    folder: Path,
+    stages: tuple[str, ...] = STAGES,
+    seed: int = 0,
+    device: torch.device | None = None,
+    resume: bool = False,
+) -> None:
+    """Train stages of a stack and keep each in the folder as soon as it is done.
+
+    Args:
+        preset: the sizes, and the recipes to choose from.
+        recipe_name: one of the preset's recipes.
+        folder: of the run; made when missing. Metrics go to <stage>.metrics.jsonl.
+        stages: which of STAGES, in this order; prior and decoder need the folder's clip.
+        seed: of the weights and of all that is drawn.
+        device: where to train; None: on the CPU.
+        resume: whether to take up what was stopped; finished stages of the same recipe and seed are then skipped.
+
+    Raises: ValueError: when the recipe is unknown, or another run holds the folder.
+    """
+    if recipe_name not in preset.recipes:
+        known = ", ".join(preset.recipes)
+        raise ValueError(f'The preset {preset.name} has no recipe "{recipe_name}"; choose one of {known}.')
+    with locked(folder):
+        for stage in stages:
+            train_stage(preset, recipe_name, folder, stage, seed, device or torch.device("cpu"), resume)
+
+
+def train_stage(
+    preset: Preset, recipe_name: str, folder: Path, stage: str, seed: int, device: torch.device, resume: bool
+) -> None:
+    """Train one stage; its arguments are those of train."""
+    origin = {"preset": preset.name, "recipe": recipe_name, "seed": seed}
+    if resume and is_finished(folder, stage, origin):
+        return
+    recipe = preset.recipes[recipe_name]
+    torch.manual_seed(seed)
+    model_class, _ = KINDS[stage]
+    model = model_class(getattr(preset, stage)).to(device)
+    loss_at = loss_of(stage, model, folder, recipe, preset.clip.image_size, seed, device)
+    state_path, metrics_path = folder / f"{stage}.training.safetensors", folder / f"{stage}.metrics.jsonl"
+    resume = resume and state_path.exists()
+
+    started = time.perf_counter()
+    with metrics_path.open("a" if resume else "w", encoding="utf-8") as metrics:
+
+        def on_log(line: dict) -> None:
+            metrics.write(json.dumps(line) + "\n")
+            metrics.flush()
+
+        averaged = fit(model, loss_at, getattr(recipe, stage), stage, state_path, resume, on_log)
+    cost = {
+        "seconds": round(time.perf_counter() - started, 1),
+        "pictures": getattr(recipe, stage).steps * getattr(recipe, stage).batch_size,
+    }
+    made_for = {} if stage == "clip" else {"clip": load_model(folder, "clip")[1]["sha256"]}
+    save_model(folder, stage, averaged, {**origin, **cost, **made_for})
+    state_path.unlink(missing_ok=True)
+
+
+def loss_of(
+    stage: str, model: torch.nn.Module, folder: Path, recipe: Recipe, image_size: int, seed: int, device: torch.device
+) -> LossAt:
+    """Put a stage's loss together; every stage sees scenes of its own."""
+    batch_size = getattr(recipe, stage).batch_size
+    world = World(image_size, len(STAGES) * seed + STAGES.index(stage), recipe.two_things, twins=stage == "clip")
+    if stage == "clip":
+        return clip_stage(model, world, batch_size)
+    clip = load_model(folder, "clip")[0].to(device).eval()
+    if stage == "prior":
+        return prior_stage(model, clip, prior_diffusion().to(device), world, batch_size)
+    return decoder_stage(model, clip, decoder_diffusion().to(device), world, batch_size)
+
+
+def is_finished(folder: Path, stage: str, origin: dict) -> bool:
+    """Tell whether the folder holds this stage, trained by the same preset, recipe and seed."""
+    path = folder / f"{stage}.safetensors"
+    if not path.exists():
+        return False
+    header = checkpoint.load(path, stage)[1]
+    return all(header.get(key) == value for key, value in origin.items())
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; a run that was killed no longer holds it.
+
+    Raises: ValueError: when another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "run.lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"{folder} is held by another run: wait for that to end, or name another folder.") from None

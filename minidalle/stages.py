@@ -1,0 +1,81 @@
+"""What each stage of the stack learns: the loss of a training step, with everything that is drawn at random for it."""
+
+from collections.abc import Callable
+
+import torch
+
+from minidalle.clip import CLIP, clip_loss
+from minidalle.data import Batch, World
+from minidalle.decoder import Decoder
+from minidalle.diffusion import GaussianDiffusion
+from minidalle.prior import DiffusionPrior
+from minidalle.tokenizer import caption_mask
+
+LossAt = Callable[[int], torch.Tensor]
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Make the source of a step's noise; it lives on the CPU, so that every device trains on the same noise."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def clip_stage(clip: CLIP, world: World, batch_size: int) -> LossAt:
+    """Learn to match pictures and captions."""
+    device = clip.logit_scale.device
+
+    def loss_at(step: int) -> torch.Tensor:
+        batch = world.batch(step, batch_size)
+        tokens = batch.tokens.to(device)
+        z_text, _ = clip.encode_text(tokens)
+        return clip_loss(clip.encode_image(batch.images.to(device)), z_text, clip.logit_scale, tokens)
+
+    return loss_at
+
+
+@torch.no_grad()
+def embed(clip: CLIP, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run a frozen CLIP over a batch: z_image (B, D), z_text (B, D), text_states (B, L, W), mask (B, L)."""
+    device = clip.logit_scale.device
+    tokens = batch.tokens.to(device)
+    z_text, text_states = clip.encode_text(tokens)
+    return clip.encode_image(batch.images.to(device)), z_text, text_states, caption_mask(tokens)
+
+
+def prior_stage(
+    prior: DiffusionPrior, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int
+) -> LossAt:
+    """Learn to find the z_image of a picture that has a given caption."""
+
+    def loss_at(step: int) -> torch.Tensor:
+        z_image, z_text, text_states, mask = embed(clip, world.batch(step, batch_size))
+        generator, device = step_generator(world.seed, step), z_image.device
+        t = torch.randint(diffusion.num_timesteps, (batch_size,), generator=generator).to(device)
+        noise = torch.randn(z_image.shape, generator=generator).to(device)
+        drop_text = (torch.rand(batch_size, generator=generator) < prior.config.drop_text).to(device)
+
+        def model(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return prior(z_t, t, text_states, mask, z_text, drop_text)
+
+        return diffusion.training_loss(model, prior.scale(z_image), t, noise).mean()
+
+    return loss_at
+
+
+def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int) -> LossAt:
+    """Learn to draw the picture that a z_image, or a caption, or both describe."""
+
+    def loss_at(step: int) -> torch.Tensor:
+        batch = world.batch(step, batch_size)
+        z_image, _, text_states, mask = embed(clip, batch)
+        generator, device = step_generator(world.seed, step), z_image.device
+        t = torch.randint(diffusion.num_timesteps, (batch_size,), generator=generator).to(device)
+        noise = torch.randn(batch.images.shape, generator=generator).to(device)
+        drop_image = (torch.rand(batch_size, generator=generator) < decoder.config.drop_image).to(device)
+        drop_text = (torch.rand(batch_size, generator=generator) < decoder.config.drop_text).to(device)
+
+        def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return decoder(x_t, t, z_image, text_states, mask, drop_image, drop_text)
+
+        return diffusion.training_loss(model, batch.images.to(device), t, noise).mean()
+
+    return loss_at

@@ -1,0 +1,162 @@
+"""The training loop, one for every model. What a stage learns is its loss, and those stand in stages.py.
+
+All randomness of step n comes from the seed and n alone, so a training that is stopped and resumed takes the same
+steps as one that was not.
+"""
+
+import contextlib
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from minidalle import checkpoint
+from minidalle.device import autocast, half_precision
+from minidalle.optimizers import Muon, split_parameters
+from minidalle.presets import StageRecipe
+
+LOG_EVERY = 10  # steps between lines of metrics; the loss is fetched from the device as rarely
+SAVE_EVERY = 500  # steps between checkpoints
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message says at which step and what is left of it."""
+
+
+def learning_rate_factor(step: int, recipe: StageRecipe) -> float:
+    """Give the share of the full learning rate at a step: a linear rise, a plateau, a linear fall to zero."""
+    rise = (step + 1) / recipe.warmup_steps
+    fall = (recipe.steps - step) / (recipe.decay_share * recipe.steps)
+    return min(1.0, rise, fall)
+
+
+def fit(
+    model: nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    recipe: StageRecipe,
+    name: str = "model",
+    state_path: Path | None = None,
+    resume: bool = False,
+    on_log: Callable[[dict], None] | None = None,
+) -> nn.Module:
+    """Train a model.
+
+    Args:
+        model: changed in place; its device is the one that is used.
+        loss_at: gives the loss () of a step, drawing that step's batch itself.
+        recipe: how many steps, how large, how fast.
+        name: shown beside the progress bar.
+        state_path: where to keep all that a resumed training needs; None: nowhere.
+        resume: whether to go on from state_path, where there is one.
+        on_log: called every LOG_EVERY steps with step, loss, lr and seconds.
+
+    Returns: a copy of the model with averaged weights (EMA), the one to use.
+    Raises: TrainingError: when the loss is no longer a finite number. KeyboardInterrupt passes through, after a save.
+    """
+    device = next(model.parameters()).device
+    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    matrices, others = split_parameters(model)
+    optimizers = [
+        Muon(matrices, recipe.matrix_lr),
+        torch.optim.AdamW(others, recipe.lr, betas=(0.9, 0.99), weight_decay=0),
+    ]
+    scaler = torch.amp.GradScaler(device.type, enabled=half_precision(device) == torch.float16)
+    first = 0
+    if resume and state_path is not None and state_path.exists():
+        first = load_state(state_path, model, averaged, optimizers)
+
+    model.train()
+    started, total, saved = time.perf_counter(), 0.0, first
+    bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=name, unit="step")
+    with bar, delayed_interrupt() as interrupted:
+        for step in bar:
+            for optimizer, full in zip(optimizers, (recipe.matrix_lr, recipe.lr), strict=True):
+                optimizer.param_groups[0]["lr"] = full * learning_rate_factor(step, recipe)
+
+            with autocast(device):
+                loss = loss_at(step)
+            model.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+            average_weights(averaged, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
+
+            done = step + 1
+            total = total + loss.detach()
+            if done % LOG_EVERY == 0:
+                mean, total = float(total) / LOG_EVERY, 0.0
+                if not math.isfinite(mean):
+                    kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
+                    raise TrainingError(
+                        f"{name}: the loss became {mean} by step {done}; {kept}: lower the learning rate."
+                    )
+                seconds = time.perf_counter() - started
+                bar.set_postfix(loss=f"{mean:.4f}", pictures_per_s=round(recipe.batch_size * (done - first) / seconds))
+                if on_log:
+                    on_log({"step": done, "loss": mean, "seconds": round(seconds, 2)})
+            if state_path is not None and (done % SAVE_EVERY == 0 or interrupted()):
+                save_state(state_path, done, model, averaged, optimizers)
+                saved = done
+            if interrupted():
+                raise KeyboardInterrupt
+    return averaged
+
+
+@contextlib.contextmanager
+def delayed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C wait for the end of a step; gives a function that tells whether it was pressed."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@torch.no_grad()
+def average_weights(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move averaged weights towards the model's: averaged = decay * averaged + (1 - decay) * model."""
+    torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+
+
+def save_state(path: Path, step: int, model: nn.Module, averaged: nn.Module, optimizers: list) -> None:
+    """Write all that a resumed training needs: both sets of weights, the optimisers' averages, the step."""
+    names = {p: name for name, p in model.named_parameters()}
+    tensors = {f"model.{name}": p for name, p in model.named_parameters()}
+    tensors |= {f"averaged.{name}": p for name, p in averaged.named_parameters()}
+    for optimizer in optimizers:
+        for p, state in optimizer.state.items():
+            tensors |= {f"optimizer.{key}.{names[p]}": value for key, value in state.items()}
+    checkpoint.save(path, "training", tensors, {"step": step})
+
+
+def load_state(path: Path, model: nn.Module, averaged: nn.Module, optimizers: list) -> int:
+    """Put back what save_state wrote, and give the step to go on from."""
+    tensors, header = checkpoint.load(path, "training")
+    groups: dict[str, dict] = {"model": {}, "averaged": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        group, rest = name.split(".", 1)
+        groups[group][rest] = tensor
+    model.load_state_dict(groups["model"])
+    averaged.load_state_dict(groups["averaged"])
+    parameters = dict(model.named_parameters())
+    owner = {p: optimizer for optimizer in optimizers for p in optimizer.param_groups[0]["params"]}
+    for name, tensor in groups["optimizer"].items():
+        key, parameter = name.split(".", 1)
+        p = parameters[parameter]
+        owner[p].state[p][key] = tensor.to(p.device) if key != "step" else tensor
+    return header["step"]

@@ -1,0 +1,215 @@
+"""The UNet: from a noised picture to a picture of the same size. It knows nothing of text or of CLIP.
+
+What it is told comes in two ways: an embedding, which joins that of the timestep, and context tokens to attend to.
+Paper: Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, sec. 3. We differ: pixels are folded 2 x 2 into channels
+first, one down and one up block share a skip connection, and the embedding also enters the middle as a small map.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minidalle.layers import Attention, timestep_embedding, zero_init
+
+TIME_DIM = 128  # width of the sines and cosines of a timestep
+MAP_SIZE = 8  # cells along each side of the map that the embedding draws in the middle
+HEAD_WIDTH = 32  # channels of one attention head
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of a UNet."""
+
+    image_size: int = 32  # pixels
+    in_channels: int = 3
+    out_channels: int = 3
+    patch_size: int = 2  # pixels along each side that are folded into channels
+    channels: int = 32  # at the first level
+    channel_mults: tuple[int, ...] = (1, 2, 2)  # channels of each level, as multiples
+    num_blocks: int = 2  # of each level, on the way down and again on the way up
+    attention_levels: tuple[int, ...] = (1, 2)  # levels whose blocks attend; the middle always does
+    emb_dim: int = 256  # of the embedding
+    context_dim: int = 128  # of each context token
+
+    def __post_init__(self):
+        shrink = self.patch_size * 2 ** (len(self.channel_mults) - 1)
+        if self.image_size % shrink:
+            raise ValueError(f"A UNet of {len(self.channel_mults)} levels halves pictures down to 1/{shrink}, and "
+                             f"{self.image_size} pixels cannot be divided so: choose a multiple of {shrink}.")  # fmt: skip
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Normalise over groups of channels, eight where there are enough."""
+    return nn.GroupNorm(min(8, channels // 4), channels)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with a shortcut; the embedding scales and shifts what lies between them.
+
+    Paper: Dhariwal and Nichol 2021, sec. 3.1 (adaptive group normalisation).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, emb_dim: int):
+        super().__init__()
+        self.norm_1 = norm(in_channels)
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.scale_shift = nn.Linear(emb_dim, 2 * out_channels)
+        self.norm_2 = norm(out_channels)
+        self.conv_2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        """Convolve: (B, C_in, H, W) and (B, E) to (B, C_out, H, W)."""
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        scale, shift = self.scale_shift(F.silu(emb))[:, :, None, None].chunk(2, dim=1)  # (B, C_out, 1, 1) each
+        h = self.conv_2(F.silu(self.norm_2(h) * (1 + scale) + shift))
+        return self.shortcut(x) + h
+
+
+class SpatialAttention(nn.Module):
+    """Every pixel looks at all others, and at the context tokens, and knows where it stands."""
+
+    def __init__(self, channels: int, size: int, context_dim: int):
+        super().__init__()
+        num_heads = max(1, channels // HEAD_WIDTH)
+        self.norm = norm(channels)
+        self.positions = nn.Parameter(0.5 * torch.randn(size * size, channels))
+        self.self_attention = Attention(channels, num_heads)
+        self.cross_attention = Attention(channels, num_heads, context_dim)
+        zero_init(self.self_attention.to_out)
+        zero_init(self.cross_attention.to_out)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attend: (B, C, H, W) with context (B, L, W) to (B, C, H, W)."""
+        h = self.norm(x).flatten(2).transpose(1, 2) + self.positions  # (B, H W, C)
+        h = self.self_attention(h) + self.cross_attention(h, context, mask)
+        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Block(nn.Module):
+    """A residual block, and attention where the level has it."""
+
+    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig, attention_size: int | None):
+        super().__init__()
+        self.res = ResBlock(in_channels, out_channels, config.emb_dim)
+        attends = attention_size is not None
+        self.attention = SpatialAttention(out_channels, attention_size, config.context_dim) if attends else None
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None):
+        """Run the block: (B, C_in, H, W) to (B, C_out, H, W)."""
+        x = self.res(x, emb)
+        return x if self.attention is None else self.attention(x, context, mask)
+
+
+class Downsample(nn.Module):
+    """Halve height and width with a strided convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shrink (B, C, H, W) to (B, C, H / 2, W / 2)."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width, then smooth with a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Grow (B, C, H, W) to (B, C, 2 H, 2 W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class UNet(nn.Module):
+    """A stack of levels that halve the picture, a middle, and the same levels back, joined by skip connections."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths = [config.channels * mult for mult in config.channel_mults]
+        sizes = [config.image_size // config.patch_size // 2**level for level in range(len(widths))]
+        attends = [sizes[level] if level in config.attention_levels else None for level in range(len(widths))]
+
+        self.time_mlp = nn.Sequential(
+            nn.Linear(TIME_DIM, config.emb_dim), nn.SiLU(), nn.Linear(config.emb_dim, config.emb_dim)
+        )
+        self.conv_in = nn.Conv2d(config.in_channels * config.patch_size**2, widths[0], 3, padding=1)
+
+        width, skips = widths[0], []
+        self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
+        for level, out in enumerate(widths):
+            for _ in range(config.num_blocks):
+                self.down.append(Block(width, out, config, attends[level]))
+                width = out
+                skips.append(out)
+            self.downsamples.append(Downsample(out) if level < len(widths) - 1 else nn.Identity())
+
+        self.middle = nn.ModuleList([Block(width, width, config, sizes[-1]), Block(width, width, config, None)])
+        self.to_map = nn.Sequential(
+            nn.Linear(config.emb_dim, config.emb_dim), nn.SiLU(), nn.Linear(config.emb_dim, width * MAP_SIZE**2)
+        )
+
+        self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
+        for level, out in reversed(list(enumerate(widths))):
+            for _ in range(config.num_blocks):
+                self.up.append(Block(width + skips.pop(), out, config, attends[level]))
+                width = out
+            self.upsamples.append(Upsample(out) if level > 0 else nn.Identity())
+
+        self.norm_out = norm(width)
+        self.conv_out = zero_init(nn.Conv2d(width, config.out_channels * config.patch_size**2, 3, padding=1))
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        emb: torch.Tensor,
+        context: torch.Tensor,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict the diffusion target.
+
+        Args:
+            x: noised pictures (B, in_channels, H, W).
+            t: timesteps (B,).
+            emb: embedding that is added to the timestep's (B, E).
+            context: tokens to attend to (B, L, W).
+            mask: (B, L) bool, True where a context token counts; None: everywhere.
+
+        Returns: (B, out_channels, H, W).
+        Raises: ValueError: when the pictures have the wrong shape.
+        """
+        expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
+        if x.shape[1:] != expected:
+            raise ValueError(f"The UNet was built for pictures of shape {expected}; found {tuple(x.shape[1:])}.")
+        emb = emb + self.time_mlp(timestep_embedding(t, TIME_DIM))  # (B, E)
+        h = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))  # (B, C, H / patch, W / patch)
+
+        skips, per_level = [], self.config.num_blocks
+        for level, downsample in enumerate(self.downsamples):
+            for block in self.down[level * per_level : (level + 1) * per_level]:
+                h = block(h, emb, context, mask)
+                skips.append(h)
+            h = downsample(h)
+
+        h = self.middle[0](h + self._map(emb, h), emb, context, mask)
+        h = self.middle[1](h, emb, context, mask)
+
+        for level, upsample in enumerate(self.upsamples):
+            for block in self.up[level * per_level : (level + 1) * per_level]:
+                h = block(torch.cat([h, skips.pop()], dim=1), emb, context, mask)
+            h = upsample(h)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch_size)
+
+    def _map(self, emb: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        drawn = self.to_map(F.silu(emb)).view(len(emb), -1, MAP_SIZE, MAP_SIZE)
+        if drawn.shape == like.shape:
+            return drawn
+        return F.interpolate(drawn, size=like.shape[2:], mode="bilinear", align_corners=False)
