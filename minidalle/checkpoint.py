@@ -41,10 +41,11 @@ def save(path: Path, kind: str, tensors: dict[str, torch.Tensor], meta: dict) ->
         save_file(tensors, partial, metadata={HEADER: json.dumps(header)})
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} could not be written ({error}); what it held before is unharmed: make room."
         ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -64,10 +65,11 @@ def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
             f"{path} is truncated or is no safetensors file ({error}): copy or train it again."
         ) from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path} was not written by minidalle: its header has no {HEADER} entry.")
+        raise CheckpointError(f"{path} was not written by minidalle (no {HEADER} in its header): name a file that was.")
     if header.get("format_version") != FORMAT_VERSION:
+        found = header.get("format_version")
         raise CheckpointError(
-            f"{path} has format version {header.get('format_version')}; this package reads {FORMAT_VERSION}: train it again."
+            f"{path} has format version {found}; this package reads {FORMAT_VERSION}: train it again."
         )
     if header.get("kind") != kind:
         raise CheckpointError(f'{path} holds a "{header.get("kind")}"; a "{kind}" was expected: name the right file.')

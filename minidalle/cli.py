@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -29,10 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"minidalle {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            f"\nminidalle {args.command}: stopped; what was trained so far can be taken up with --resume.",
-            file=sys.stderr,
-        )
+        hint = "; what was trained so far can be taken up with --resume" if "resume" in args else ""
+        print(f"\nminidalle {args.command}: stopped{hint}.", file=sys.stderr)
         return 130
     return 0
 
@@ -40,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Describe the commands and their options."""
     top = argparse.ArgumentParser(prog="minidalle", description="DALL·E 2 (unCLIP), small, from random weights.")
-    top.add_argument("--version", action="version", version=version("minidalle"))
+    top.add_argument("--version", action="version", version=own_version())
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str) -> argparse.ArgumentParser:
@@ -93,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def own_version() -> str:
+    """Give the installed version; a checkout that is used without being installed has none."""
+    try:
+        return version("minidalle")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def preset_of(args: argparse.Namespace):
     """Look up the preset that was asked for."""
     if args.preset not in PRESETS:
@@ -129,6 +135,8 @@ def generate(args: argparse.Namespace) -> None:
     """Draw a prompt into a file."""
     from PIL import Image
 
+    if args.scale < 1:
+        raise ValueError(f"--scale is {args.scale}; an enlargement of 1 or more was expected.")
     pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
     output = pipe(
         args.prompt,
@@ -168,7 +176,7 @@ def info(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
     print(
-        f"minidalle {version('minidalle')}, torch {torch.__version__}, device {device}, training precision {precision}"
+        f"minidalle {own_version()}, torch {torch.__version__}, device {device}, training precision {precision}"
     )
     print(f"words: {' '.join(known_words())}")
     folder = find_folder(args.checkpoint)
@@ -179,7 +187,8 @@ def info(args: argparse.Namespace) -> None:
             print(f"{kind}: {error}")
             continue
         count = sum(p.numel() for p in model.parameters()) / 1e6
-        origin = ", ".join(f"{key} {header[key]}" for key in ("preset", "recipe", "seed", "seconds", "pictures"))
+        keys = ("preset", "recipe", "seed", "seconds", "pictures")
+        origin = ", ".join(f"{key} {header[key]}" for key in keys if key in header)
         print(f"{kind}: {count:.2f} M parameters, {origin}, sha256 {header['sha256'][:12]}")
 
 

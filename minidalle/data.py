@@ -17,6 +17,13 @@ from minidalle.captions import describe, write
 from minidalle.scenes import Scene, draw_scene, render, twin
 
 MAX_PIXELS = 4096 * 4096  # of a picture from outside
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    OSError,
+    SyntaxError,
+    Image.DecompressionBombError,
+)  # what bad files make of Pillow
 
 
 def to_pil(images: torch.Tensor) -> list[Image.Image]:
@@ -32,7 +39,7 @@ def from_pil(pictures: list[Image.Image], size: int) -> torch.Tensor:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise ValueError(
-                f"A picture has {width} x {height} pixels; at most {MAX_PIXELS} are read: make it smaller."
+                f"a picture has {width} x {height} pixels and at most {MAX_PIXELS} are read: make it smaller"
             )
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
@@ -63,6 +70,8 @@ class World:
 
     def batch(self, step: int, batch_size: int) -> Batch:
         """Draw the batch of a training step; held-out combinations never occur."""
+        if batch_size < 1:
+            raise ValueError(f"A batch of {batch_size} pictures was asked for; ask for 1 or more.")
         rng = random.Random(f"{self.seed}/{step}")
         scenes: list[Scene] = []
         while len(scenes) < batch_size:
@@ -101,15 +110,19 @@ def load_folder(folder: Path, size: int) -> tuple[torch.Tensor, list[str]]:
     if not index.is_file():
         raise ValueError(f"{index} does not exist; a folder of pictures needs it: a file_name and a text on each line.")
     pictures, captions = [], []
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(index.read_bytes().splitlines(), 1):
         try:
             row = json.loads(line)
+            if not isinstance(row, dict) or not {"file_name", "text"} <= set(row):
+                raise ValueError("a file_name and a text were expected")
             path = (folder / row["file_name"]).resolve()
             if not path.is_relative_to(folder.resolve()):
                 raise ValueError("the file lies outside the folder")
             with Image.open(path) as picture:
                 pictures.append(from_pil([picture], size))
             captions.append(str(row["text"]))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ValueError(f"{index}, line {number}, cannot be read: {error}.") from error
+        except UNREADABLE as error:
+            raise ValueError(f"{index}, line {number}, cannot be read: {error}; mend or remove it.") from error
+    if not pictures:
+        raise ValueError(f"{index} is empty; a file_name and a text were expected on each line.")
     return torch.cat(pictures), captions

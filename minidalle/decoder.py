@@ -33,11 +33,7 @@ class Decoder(nn.Module):
         self.config = config
         self.unet = UNet(config.unet)
         self.null_image = nn.Parameter(torch.zeros(config.embed_dim))
-        self.image_to_emb = nn.Sequential(
-            nn.Linear(config.embed_dim, config.unet.emb_dim),
-            nn.SiLU(),
-            nn.Linear(config.unet.emb_dim, config.unet.emb_dim),
-        )
+        self.image_to_emb = nn.Linear(config.embed_dim, config.unet.emb_dim)
         self.image_to_tokens = nn.Linear(config.embed_dim, NUM_IMAGE_TOKENS * config.unet.context_dim)
         self.text_to_tokens = nn.Sequential(
             nn.LayerNorm(config.text_width), nn.Linear(config.text_width, config.unet.context_dim)

@@ -15,11 +15,15 @@ def pick_device(name: str | None = None) -> torch.device:
     there = [d for d in DEVICES if d == "cpu" or getattr(torch, d).is_available()]
     if name is None:
         return torch.device(there[0])
-    if name.split(":")[0] not in DEVICES:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in DEVICES:
         raise ValueError(f'"{name}" is no device; choose one of {", ".join(DEVICES)}.')
-    if name.split(":")[0] not in there:
+    if device.type not in there or (device.index or 0) >= getattr(torch, device.type).device_count():
         raise ValueError(f'The device "{name}" was asked for and is not there; found here: {", ".join(there)}.')
-    return torch.device(name)
+    return device
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:

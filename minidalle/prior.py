@@ -71,9 +71,10 @@ class DiffusionPrior(nn.Module):
         text = torch.cat(
             [self.text_in(text_states), self.z_text_in(self.scale(z_text))[:, None]], dim=1
         )  # (B, L + 1, W)
-        if drop_text is not None:
-            text = torch.where(drop_text[:, None, None], self.null_text, text)
         length = text_states.shape[1]
+        if drop_text is not None:  # only the first token stays, or the mask would tell how long the caption was
+            text = torch.where(drop_text[:, None, None], self.null_text, text)
+            mask = mask & ~(drop_text[:, None] & (torch.arange(length, device=mask.device) > 0))
         text = torch.cat([text[:, :length] + self.text_positions[:length], text[:, length:]], dim=1)
         time = self.time_in(timestep_embedding(t, self.config.width))
         tail = torch.stack([time, self.z_image_in(z_t), self.query.expand(len(z_t), -1)], dim=1)  # (B, 3, W)

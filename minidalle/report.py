@@ -20,6 +20,7 @@ from minidalle.scenes import BACKGROUNDS, PLACES, SIZES, Scene, draw_scene, rend
 
 LEVELS = {"one thing": 0.0, "two things": 1.0}  # share of scenes with two things
 CHUNK = 128  # prompts drawn at a time, which bounds the memory
+MIN_PROMPTS = 4  # of each kind: precision and recall look at each picture's three neighbours
 DIVERSITY_PROMPT = "a red circle"
 ATTRIBUTES = ("count", "shape", "color", "size", "place", "relation", "background")
 
@@ -58,13 +59,9 @@ class Rate:
         return max(0.0, middle - half), min(1.0, middle + half)
 
     def to_json(self) -> dict:
-        """Give share, interval and n as plain numbers."""
-        return {
-            "share": round(self.share, 4),
-            "low": round(self.interval[0], 4),
-            "high": round(self.interval[1], 4),
-            "n": self.n,
-        }
+        """Give share, interval and n as plain numbers; JSON has no "not a number", so None when n is 0."""
+        share, low, high = (round(v, 4) if self.n else None for v in (self.share, *self.interval))
+        return {"share": share, "low": low, "high": high, "n": self.n}
 
 
 def draw_prompts(n: int, two_things: float, held_out: bool, seed: str) -> list[Asked]:
@@ -208,8 +205,11 @@ def report_card(
         levels: which of LEVELS to ask for.
         options: of the pipeline's call, such as guidance_scale.
 
-    Returns: rates, distances and costs; rates_to_json makes it fit for JSON.
+    Returns: rates, distances and costs; to_json and to_text write them down.
+    Raises: ValueError: when n is too small for the distances.
     """
+    if n < MIN_PROMPTS:
+        raise ValueError(f"{n} prompts of each kind were asked for; the distances need {MIN_PROMPTS} or more.")
     paint = pipeline_painter(pipe, **options)
     card: dict = {"n": n, "seed": seed, "following": {}}
     seen_prompts, seen_images = [], []
@@ -255,7 +255,7 @@ def to_text(card: dict) -> str:
         cells = []
         for kind in kinds:
             rate = card["following"][kind].get(name)
-            text = "-" if rate is None else f"{100 * rate.share:.1f} %"
+            text = f"{100 * rate.share:.1f} %" if rate and rate.n else "-"
             if name == "exact":
                 text += f" ({100 * rate.interval[0]:.1f}-{100 * rate.interval[1]:.1f})"
             cells.append(f"{text:>24}")
@@ -267,7 +267,8 @@ def to_text(card: dict) -> str:
         f'Diversity of "{card["diversity"]["prompt"]}", shares as multiples of the world\'s: '
         f"places {spans[0]}, sizes {spans[1]}, backgrounds {spans[2]}",
         f"Fidelity: Fréchet distance {fid['frechet']:.4f} (real against real {fid['frechet floor']:.4f}), "
-        f"precision {fid['precision']:.2f} ({fid['precision floor']:.2f}), recall {fid['recall']:.2f} ({fid['recall floor']:.2f})",
+        f"precision {fid['precision']:.2f} ({fid['precision floor']:.2f}), "
+        f"recall {fid['recall']:.2f} ({fid['recall floor']:.2f})",
         f"CLIP retrieval@1, held out: image to text {100 * found['image to text'].share:.1f} %, "
         f"text to image {100 * found['text to image'].share:.1f} % (chance {100 * found['chance']:.1f} %)",
         f"Cost: {sum(card['cost']['parameters'].values()) / 1e6:.1f} M parameters, "

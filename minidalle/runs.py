@@ -52,6 +52,8 @@ def train_stage(
 ) -> None:
     """Train one stage; its arguments are those of train."""
     origin = {"preset": preset.name, "recipe": recipe_name, "seed": seed}
+    if stage != "clip":
+        origin["clip"] = checkpoint.load(folder / "clip.safetensors", "clip")[1]["sha256"]
     if resume and is_finished(folder, stage, origin):
         return
     recipe = preset.recipes[recipe_name]
@@ -61,21 +63,22 @@ def train_stage(
     loss_at = loss_of(stage, model, folder, recipe, preset.clip.image_size, seed, device)
     state_path, metrics_path = folder / f"{stage}.training.safetensors", folder / f"{stage}.metrics.jsonl"
     resume = resume and state_path.exists()
+    before = checkpoint.load(state_path, "training")[1] if resume else {"step": 0, "seconds": 0.0}
 
-    started = time.perf_counter()
-    with metrics_path.open("a" if resume else "w", encoding="utf-8") as metrics:
+    started, kept = time.perf_counter() - before["seconds"], metrics_until(metrics_path, before["step"])
+    with metrics_path.open("w", encoding="utf-8") as metrics:
+        metrics.writelines(kept)
 
         def on_log(line: dict) -> None:
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
 
-        averaged = fit(model, loss_at, getattr(recipe, stage), stage, state_path, resume, on_log)
+        averaged = fit(model, loss_at, getattr(recipe, stage), stage, state_path, resume, on_log, origin)
     cost = {
         "seconds": round(time.perf_counter() - started, 1),
         "pictures": getattr(recipe, stage).steps * getattr(recipe, stage).batch_size,
     }
-    made_for = {} if stage == "clip" else {"clip": load_model(folder, "clip")[1]["sha256"]}
-    save_model(folder, stage, averaged, {**origin, **cost, **made_for})
+    save_model(folder, stage, averaged, {**origin, **cost})
     state_path.unlink(missing_ok=True)
 
 
@@ -93,8 +96,14 @@ def loss_of(
     return decoder_stage(model, clip, decoder_diffusion().to(device), world, batch_size)
 
 
+def metrics_until(path: Path, step: int) -> list[str]:
+    """Give the lines of metrics up to a step; those after it are of steps that a resumed training takes again."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+
+
 def is_finished(folder: Path, stage: str, origin: dict) -> bool:
-    """Tell whether the folder holds this stage, trained by the same preset, recipe and seed."""
+    """Tell whether the folder holds this stage, trained by the same preset, recipe and seed, and for the same CLIP."""
     path = folder / f"{stage}.safetensors"
     if not path.exists():
         return False

@@ -1,5 +1,6 @@
 """Ways back from noise to data. Each is a generator of steps, so that the film strip of a sampling run is free."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,11 +22,11 @@ def spaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     """Choose the timesteps of a shortened run: evenly spaced, the noisiest always among them.
 
     Returns: num_steps numbers, from num_timesteps - 1 down.
-    Raises: ValueError: when num_steps is below 1 or above the schedule's.
+    Raises: ValueError: when num_steps is no whole number, below 1 or above the schedule's.
     Paper: Lin et al. 2024, table 2, "trailing".
     """
-    if not isinstance(num_steps, int) or not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"{num_steps} sampling steps were asked for; the schedule allows 1 to {num_timesteps}.")
+    if type(num_steps) is not int or not 1 <= num_steps <= num_timesteps:  # True is an int too
+        raise ValueError(f"{num_steps} sampling steps were asked for; choose a whole number from 1 to {num_timesteps}.")
     return [round(num_timesteps - i * num_timesteps / num_steps) - 1 for i in range(num_steps)]
 
 
@@ -104,18 +105,23 @@ def ddim_inversion_loop(
 ) -> Iterator[Step]:
     """Run DDIM backwards, from data to the noise that ddim_sample_loop turns into it.
 
-    The network is asked at the noise level that a step goes to, for it has none for clean data.
-    Paper: Dhariwal and Nichol 2021, appendix F; used by Ramesh et al. 2022, sec. 3.
+    A step of DDIM is a rotation, x_prev = cos(angle) x_t - sin(angle) v. It is solved for x_t by asking the network at a
+    guess of x_t, twice; guesses for x_start or eps in place of v drift where there is almost only noise, or none.
+
+    Raises: ValueError: when num_steps is below 2 (one step turns all noise into much the same) or above the schedule's.
+    Paper: Salimans and Ho 2022, appendix D; Dhariwal and Nichol 2021, appendix F; used by Ramesh et al. 2022, sec. 3.
     """
+    if num_steps == 1:
+        raise ValueError("DDIM cannot be run backwards in 1 step: choose 2 or more.")
     x = x_start
     for t, level, level_prev in reversed(_pairs(diffusion, num_steps)):
-        # the same eps carries x from the lower noise level to the higher one
-        guess = level**0.5 / level_prev**0.5 * x
+        angle = math.acos(level**0.5) - math.acos(level_prev**0.5)
+        guess = x
         for _ in range(2):
             pred = diffusion.p_x_start(model, guess, _batch_of(t, x), clip_x_start)
             eps = diffusion.pred_eps(pred, guess, _batch_of(t, x))
-            clean = (x - (1 - level_prev) ** 0.5 * eps) / level_prev**0.5
-            guess = level**0.5 * clean + (1 - level) ** 0.5 * eps
+            v = level**0.5 * eps - (1 - level) ** 0.5 * pred
+            guess = x / math.cos(angle) + math.tan(angle) * v
         x = guess
         yield Step(t, pred, x)
 

@@ -13,6 +13,8 @@ from minidalle.tokenizer import caption_mask
 
 LossAt = Callable[[int], torch.Tensor]
 
+MAX_WEIGHT = 10.0  # of a training example of the decoder that has little noise, see GaussianDiffusion.v_weights
+
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Make the source of a step's noise; it lives on the CPU, so that every device trains on the same noise."""
@@ -76,6 +78,7 @@ def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, wo
         def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return decoder(x_t, t, z_image, text_states, mask, drop_image, drop_text)
 
-        return diffusion.training_loss(model, batch.images.to(device), t, noise).mean()
+        losses = diffusion.training_loss(model, batch.images.to(device), t, noise)
+        return (losses * diffusion.v_weights(t, MAX_WEIGHT)).mean()
 
     return loss_at

@@ -45,6 +45,7 @@ def fit(
     state_path: Path | None = None,
     resume: bool = False,
     on_log: Callable[[dict], None] | None = None,
+    origin: dict | None = None,
 ) -> nn.Module:
     """Train a model.
 
@@ -55,10 +56,14 @@ def fit(
         name: shown beside the progress bar.
         state_path: where to keep all that a resumed training needs; None: nowhere.
         resume: whether to go on from state_path, where there is one.
-        on_log: called every LOG_EVERY steps with step, loss, lr and seconds.
+        on_log: called every LOG_EVERY steps, and at the end, with step, mean loss since the last call, and seconds.
+        origin: what the training is of, in JSON's types; a state of another origin is not resumed.
 
     Returns: a copy of the model with averaged weights (EMA), the one to use.
-    Raises: TrainingError: when the loss is no longer a finite number. KeyboardInterrupt passes through, after a save.
+    Raises:
+        TrainingError: when the loss is no longer a finite number.
+        ValueError: when the state belongs to another training or is damaged.
+        KeyboardInterrupt: passes through, after a save.
     """
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
@@ -68,12 +73,12 @@ def fit(
         torch.optim.AdamW(others, recipe.lr, betas=(0.9, 0.99), weight_decay=0),
     ]
     scaler = torch.amp.GradScaler(device.type, enabled=half_precision(device) == torch.float16)
-    first = 0
+    first, spent = 0, 0.0
     if resume and state_path is not None and state_path.exists():
-        first = load_state(state_path, model, averaged, optimizers)
+        first, spent = load_state(state_path, model, averaged, optimizers, scaler, origin)
 
     model.train()
-    started, total, saved = time.perf_counter(), 0.0, first
+    started, total, logged, saved = time.perf_counter() - spent, 0.0, first, first
     bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=name, unit="step")
     with bar, delayed_interrupt() as interrupted:
         for step in bar:
@@ -92,23 +97,24 @@ def fit(
             scaler.update()
             average_weights(averaged, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
 
-            done = step + 1
+            done, stop = step + 1, interrupted()
             total = total + loss.detach()
-            if done % LOG_EVERY == 0:
-                mean, total = float(total) / LOG_EVERY, 0.0
+            seconds = time.perf_counter() - started
+            if done % LOG_EVERY == 0 or done == recipe.steps or stop:
+                mean, total, logged = float(total) / (done - logged), 0.0, done
                 if not math.isfinite(mean):
                     kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
                     raise TrainingError(
                         f"{name}: the loss became {mean} by step {done}; {kept}: lower the learning rate."
                     )
-                seconds = time.perf_counter() - started
-                bar.set_postfix(loss=f"{mean:.4f}", pictures_per_s=round(recipe.batch_size * (done - first) / seconds))
+                bar.set_postfix(loss=f"{mean:.4f}", pictures_per_s=round(recipe.batch_size * done / seconds))
                 if on_log:
                     on_log({"step": done, "loss": mean, "seconds": round(seconds, 2)})
-            if state_path is not None and (done % SAVE_EVERY == 0 or interrupted()):
-                save_state(state_path, done, model, averaged, optimizers)
+            if state_path is not None and (done % SAVE_EVERY == 0 or stop):
+                header = {"step": done, "seconds": seconds, "scaler": scaler.state_dict(), "origin": origin}
+                save_state(state_path, header, model, averaged, optimizers)
                 saved = done
-            if interrupted():
+            if stop:
                 raise KeyboardInterrupt
     return averaged
 
@@ -133,20 +139,32 @@ def average_weights(averaged: nn.Module, model: nn.Module, decay: float) -> None
     torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
 
 
-def save_state(path: Path, step: int, model: nn.Module, averaged: nn.Module, optimizers: list) -> None:
-    """Write all that a resumed training needs: both sets of weights, the optimisers' averages, the step."""
+def save_state(path: Path, header: dict, model: nn.Module, averaged: nn.Module, optimizers: list) -> None:
+    """Write all that a resumed training needs: both sets of weights, the optimisers' averages, the numbers beside."""
     names = {p: name for name, p in model.named_parameters()}
     tensors = {f"model.{name}": p for name, p in model.named_parameters()}
     tensors |= {f"averaged.{name}": p for name, p in averaged.named_parameters()}
     for optimizer in optimizers:
         for p, state in optimizer.state.items():
             tensors |= {f"optimizer.{key}.{names[p]}": value for key, value in state.items()}
-    checkpoint.save(path, "training", tensors, {"step": step})
+    checkpoint.save(path, "training", tensors, header)
 
 
-def load_state(path: Path, model: nn.Module, averaged: nn.Module, optimizers: list) -> int:
-    """Put back what save_state wrote, and give the step to go on from."""
+def load_state(
+    path: Path,
+    model: nn.Module,
+    averaged: nn.Module,
+    optimizers: list,
+    scaler: torch.amp.GradScaler,
+    origin: dict | None,
+) -> tuple[int, float]:
+    """Put back what save_state wrote, and give the step to go on from and the seconds spent so far."""
     tensors, header = checkpoint.load(path, "training")
+    if header["origin"] != origin:
+        raise ValueError(
+            f"{path} belongs to the training {header['origin']}; {origin} was to be resumed: "
+            "resume that one, name another folder, or begin anew without resuming."
+        )
     groups: dict[str, dict] = {"model": {}, "averaged": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         group, rest = name.split(".", 1)
@@ -159,4 +177,5 @@ def load_state(path: Path, model: nn.Module, averaged: nn.Module, optimizers: li
         key, parameter = name.split(".", 1)
         p = parameters[parameter]
         owner[p].state[p][key] = tensor.to(p.device) if key != "step" else tensor
-    return header["step"]
+    scaler.load_state_dict(header["scaler"])
+    return header["step"], header["seconds"]

@@ -14,7 +14,7 @@ from torch import nn
 from minidalle.layers import Attention, timestep_embedding, zero_init
 
 TIME_DIM = 128  # width of the sines and cosines of a timestep
-MAP_SIZE = 8  # cells along each side of the map that the embedding draws in the middle
+MAP_SIZE = 4  # cells along each side of the map that the embedding draws in the middle
 HEAD_WIDTH = 32  # channels of one attention head
 
 
@@ -116,15 +116,18 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double height and width, then smooth with a convolution."""
+    """Convolve to the next level's channels, then double height and width.
 
-    def __init__(self, channels: int):
+    The usual order, first double and then convolve, costs eight times as much here and gained nothing.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Grow (B, C, H, W) to (B, C, 2 H, 2 W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        """Grow (B, C_in, H, W) to (B, C_out, 2 H, 2 W)."""
+        return F.interpolate(self.conv(x), scale_factor=2.0, mode="nearest")
 
 
 class UNet(nn.Module):
@@ -152,16 +155,18 @@ class UNet(nn.Module):
             self.downsamples.append(Downsample(out) if level < len(widths) - 1 else nn.Identity())
 
         self.middle = nn.ModuleList([Block(width, width, config, sizes[-1]), Block(width, width, config, None)])
-        self.to_map = nn.Sequential(
-            nn.Linear(config.emb_dim, config.emb_dim), nn.SiLU(), nn.Linear(config.emb_dim, width * MAP_SIZE**2)
-        )
+        self.to_map = nn.Linear(config.emb_dim, width * MAP_SIZE**2)
 
         self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
         for level, out in reversed(list(enumerate(widths))):
             for _ in range(config.num_blocks):
                 self.up.append(Block(width + skips.pop(), out, config, attends[level]))
                 width = out
-            self.upsamples.append(Upsample(out) if level > 0 else nn.Identity())
+            if level > 0:
+                width = widths[level - 1]
+                self.upsamples.append(Upsample(out, width))
+            else:
+                self.upsamples.append(nn.Identity())
 
         self.norm_out = norm(width)
         self.conv_out = zero_init(nn.Conv2d(width, config.out_channels * config.patch_size**2, 3, padding=1))

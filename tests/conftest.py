@@ -1,19 +1,57 @@
-"""What holds for every test: one thread a process, no window, and the same random numbers each time."""
+"""What holds for every test: one thread a process, no window, the same random numbers each time; and one tiny run."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; xdist already uses every core
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from pathlib import Path
+
 import hypothesis
 import pytest
 import torch
 
+from minidalle.clip import CLIPConfig
+from minidalle.decoder import DecoderConfig
+from minidalle.pipeline import MiniDalle
+from minidalle.presets import Preset, Recipe, StageRecipe
+from minidalle.prior import PriorConfig
+from minidalle.runs import train
+from minidalle.unet import UNetConfig
+
 hypothesis.settings.register_profile("minidalle", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("minidalle")
+
+_STAGE = StageRecipe(steps=12, batch_size=8, matrix_lr=0.02, lr=2e-3, warmup_steps=2)
+_UNET = UNetConfig(
+    image_size=16, channels=8, channel_mults=(1, 2), num_blocks=1, attention_levels=(1,), emb_dim=16, context_dim=16
+)
+MICRO = Preset(
+    name="micro",
+    clip=CLIPConfig(
+        image_size=16, embed_dim=16, width=16, image_depth=1, text_depth=1, num_heads=2, patch_size=8, pool_dim=4
+    ),
+    prior=PriorConfig(embed_dim=16, text_width=16, width=16, depth=1, num_heads=2),
+    decoder=DecoderConfig(_UNET, embed_dim=16, text_width=16),
+    recipes={"quick": Recipe(two_things=0.5, clip=_STAGE, prior=_STAGE, decoder=_STAGE)},
+)  # every mechanism of a real preset, and far too small to draw anything
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Start every test from the same seed, so that its result does not depend on which tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory) -> Path:
+    """Train the micro preset once; the folder is for reading only."""
+    folder = tmp_path_factory.mktemp("micro") / "run"
+    train(MICRO, "quick", folder)
+    return folder
+
+
+@pytest.fixture
+def pipe(micro_run) -> MiniDalle:
+    """Load the micro run."""
+    return MiniDalle.from_pretrained(micro_run, "cpu")

@@ -1,0 +1,70 @@
+"""The choice of device and precision, on machines that this one is not."""
+
+import pytest
+import torch
+
+from minidalle.device import autocast, half_precision, pick_device
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend to be a machine with some accelerators."""
+
+    def pretend(**counts: int) -> None:
+        for kind in ("cuda", "mps"):
+            count = counts.get(kind, 0)
+            monkeypatch.setattr(getattr(torch, kind), "is_available", lambda count=count: count > 0)
+            monkeypatch.setattr(getattr(torch, kind), "device_count", lambda count=count: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize("there,best", [({"cuda": 1, "mps": 1}, "cuda"), ({"mps": 1}, "mps"), ({}, "cpu")])
+def test_the_best_device_that_is_there_is_chosen(machine, there, best):
+    machine(**there)
+    assert pick_device() == torch.device(best)
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device(best) == torch.device(best)
+
+
+def test_one_of_several_devices_can_be_named(machine):
+    machine(cuda=2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
+def test_a_device_that_is_not_there_is_refused(machine, name):
+    machine()
+    with pytest.raises(ValueError, match=f'device "{name}" was asked for and is not there; found here: cpu'):
+        pick_device(name)
+
+
+def test_a_device_beyond_the_last_is_refused(machine):
+    machine(cuda=2)
+    with pytest.raises(ValueError, match='device "cuda:2" was asked for and is not there; found here: cuda, cpu'):
+        pick_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "meta", "cpu:x", "cuda:-1", "a circle"])
+def test_what_is_no_device_is_refused(name):
+    with pytest.raises(ValueError, match=f'"{name}" is no device; choose one of cuda, mps, cpu'):
+        pick_device(name)
+
+
+@pytest.mark.parametrize("native,dtype", [(True, torch.bfloat16), (False, torch.float16)])
+def test_cuda_computes_in_the_sixteen_bits_that_it_has(monkeypatch, native, dtype):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert half_precision(torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize("native,dtype", [(True, torch.bfloat16), (False, None)])
+def test_a_processor_uses_sixteen_bits_only_where_it_is_fast_at_it(monkeypatch, native, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    assert half_precision(torch.device("cpu")) == dtype
+    with autocast(torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (dtype or torch.float32)
+
+
+def test_mps_stays_at_full_precision():
+    assert half_precision(torch.device("mps")) is None

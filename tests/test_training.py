@@ -1,0 +1,249 @@
+"""The loop: it learns, and stopping it at any point changes nothing of the result."""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from minidalle import checkpoint, training
+from minidalle.presets import StageRecipe
+from minidalle.training import TrainingError, average_weights, fit, learning_rate_factor
+
+RECIPE = StageRecipe(steps=30, batch_size=16, matrix_lr=0.02, lr=1e-2, warmup_steps=3, ema_decay=0.9)
+
+
+def toy() -> nn.Module:
+    """Make a small model, always the same."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 1))
+
+
+def regression(model: nn.Module) -> Callable[[int], torch.Tensor]:
+    """Give the loss of learning a sum, on examples that depend on the step alone."""
+
+    def loss_at(step: int) -> torch.Tensor:
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+        return (model(x) - x.sum(1, keepdim=True)).float().square().mean()
+
+    return loss_at
+
+
+def at(loss_at: Callable, step: int, act: Callable[[], object]) -> Callable[[int], torch.Tensor]:
+    """Do something in the middle of a step."""
+
+    def acting(n: int) -> torch.Tensor:
+        if n == step:
+            act()
+        return loss_at(n)
+
+    return acting
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def crash() -> None:
+    raise OSError("the power is gone")
+
+
+def weights(*models: nn.Module) -> list[torch.Tensor]:
+    return [p for model in models for p in model.state_dict().values()]
+
+
+def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def uninterrupted(recipe: StageRecipe = RECIPE) -> list[torch.Tensor]:
+    """Train in one go: the model's weights and the averaged ones."""
+    model = toy()
+    return weights(model, fit(model, regression(model), recipe))
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    recipe = StageRecipe(steps=100, batch_size=1, matrix_lr=1, lr=1, warmup_steps=10, decay_share=0.4)
+    factors = [learning_rate_factor(step, recipe) for step in range(100)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10:60] == [1.0] * 50
+    assert factors[60:] == pytest.approx([(100 - step) / 40 for step in range(60, 100)])
+    assert factors[-1] > 0
+
+
+def test_averaged_weights_follow_the_closed_form():
+    averaged, model = toy(), toy()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    for _ in range(7):
+        average_weights(averaged, model, 0.8)
+    for p, start in zip(averaged.parameters(), toy().parameters(), strict=True):
+        torch.testing.assert_close(p, start + 1 - 0.8**7)
+
+
+def test_averaged_weights_begin_with_a_short_memory():
+    model = toy()
+    recipe = StageRecipe(steps=1, batch_size=16, matrix_lr=0.02, lr=1e-2, warmup_steps=1, ema_decay=0.999)
+    averaged = fit(model, regression(model), recipe)
+    for start, p, mean in zip(weights(toy()), weights(model), weights(averaged), strict=True):
+        torch.testing.assert_close(mean, start + 0.9 * (p - start))  # a memory of 1 / (0 + 10), not of 0.999
+
+
+def test_the_loss_falls_and_the_averaged_model_is_the_one_to_use():
+    model = toy()
+    loss_at = regression(model)
+    before = loss_at(999).item()
+    averaged = fit(model, loss_at, StageRecipe(steps=200, batch_size=16, matrix_lr=0.05, lr=2e-2))
+    assert regression(averaged)(999).item() < 0.1 * before
+    assert not averaged.training and not any(p.requires_grad for p in averaged.parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_every_log_line_holds_the_mean_since_the_last():
+    model, losses, lines = toy(), [], []
+    loss_at = regression(model)
+
+    def recording(step: int) -> torch.Tensor:
+        loss = loss_at(step)
+        losses.append(loss.item())
+        return loss
+
+    fit(model, recording, StageRecipe(steps=24, batch_size=16, matrix_lr=0.02, lr=1e-2), on_log=lines.append)
+    assert [line["step"] for line in lines] == [10, 20, 24]
+    means = [sum(losses[a:b]) / (b - a) for a, b in ((0, 10), (10, 20), (20, 24))]
+    assert [line["loss"] for line in lines] == pytest.approx(means, rel=1e-5)
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds) and seconds[0] >= 0
+
+
+@pytest.mark.parametrize("step", [0, 8, 9, 10, 28, 29])
+def test_ctrl_c_ends_a_whole_step_and_resuming_changes_nothing(tmp_path, step):
+    path, before = tmp_path / "state.safetensors", signal.getsignal(signal.SIGINT)
+    model, lines = toy(), []
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, at(regression(model), step, press_ctrl_c), RECIPE, state_path=path, on_log=lines.append)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert checkpoint.load(path, "training")[1]["step"] == step + 1
+
+    model = toy()
+    averaged = fit(model, regression(model), RECIPE, state_path=path, resume=True, on_log=lines.append)
+    assert equal(weights(model, averaged), uninterrupted())
+    steps = [line["step"] for line in lines]
+    assert steps == sorted({10, 20, 30, step + 1})
+    assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
+
+
+def test_logged_means_do_not_suffer_from_a_stop(tmp_path):
+    path, lines = tmp_path / "state.safetensors", []
+    ones = nn.Linear(1, 1)
+
+    def loss_at(step: int) -> torch.Tensor:
+        return 0 * ones.weight.sum() + 3.0
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(ones, at(loss_at, 3, press_ctrl_c), RECIPE, state_path=path, on_log=lines.append)
+    fit(ones, loss_at, RECIPE, state_path=path, resume=True, on_log=lines.append)
+    assert [line["loss"] for line in lines] == [3.0] * 4
+
+
+def test_ctrl_c_without_a_state_file_still_ends_the_training():
+    model = toy()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, at(regression(model), 4, press_ctrl_c), RECIPE)
+
+
+def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 7)
+    path, model = tmp_path / "state.safetensors", toy()
+    with pytest.raises(OSError, match="power"):
+        fit(model, at(regression(model), 17, crash), RECIPE, state_path=path)
+    assert checkpoint.load(path, "training")[1]["step"] == 14
+    model = toy()
+    averaged = fit(model, regression(model), RECIPE, state_path=path, resume=True)
+    assert equal(weights(model, averaged), uninterrupted())
+
+
+def test_without_resume_a_training_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 7)
+    path, steps = tmp_path / "state.safetensors", []
+    for _ in range(2):
+        model = toy()
+        loss_at = regression(model)
+        fit(model, lambda n, f=loss_at: (steps.append(n), f(n))[1], RECIPE, state_path=path)
+    assert steps == [*range(30), *range(30)]
+
+
+def test_a_state_of_another_training_is_not_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 7)
+    path, model = tmp_path / "state.safetensors", toy()
+    fit(model, regression(model), RECIPE, state_path=path, origin={"seed": 0})
+    before = weights(toy())
+    model = toy()
+    with pytest.raises(ValueError, match=r"state\.safetensors belongs to the training .*0.*; .*1.* was to be resumed"):
+        fit(model, regression(model), RECIPE, state_path=path, resume=True, origin={"seed": 1})
+    assert equal(weights(model), before)
+
+
+@pytest.mark.parametrize(("step", "found"), [(13, 20), (19, 20), (22, 24)])
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path, monkeypatch, step, found):
+    monkeypatch.setattr(training, "SAVE_EVERY", 10)
+    path, model = tmp_path / "state.safetensors", toy()
+    loss_at, recipe = regression(model), StageRecipe(steps=24, batch_size=16, matrix_lr=0.02, lr=1e-2)
+    kept = found - 1 - (found - 1) % 10
+    with pytest.raises(TrainingError, match=rf"toy: .* nan by step {found}; step {kept} is kept in .*state\.saf"):
+        fit(model, lambda n: loss_at(n) * (float("nan") if n == step else 1), recipe, "toy", path)
+    tensors, header = checkpoint.load(path, "training")
+    assert header["step"] == kept and all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_a_broken_state_is_not_saved_over_a_good_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 10)
+    path, model = tmp_path / "state.safetensors", toy()
+    loss_at = at(lambda n: regression(model)(n) * (float("inf") if n == 13 else 1), 15, press_ctrl_c)
+    with pytest.raises(TrainingError, match="by step 16; step 10 is kept"):
+        fit(model, loss_at, RECIPE, state_path=path)
+    assert checkpoint.load(path, "training")[1]["step"] == 10
+
+
+def test_the_first_steps_failing_says_that_nothing_is_kept():
+    model = toy()
+    with pytest.raises(TrainingError, match="nothing was saved before"):
+        fit(model, lambda n: regression(model)(n) * float("nan"), RECIPE)
+
+
+def test_on_the_cpu_losses_are_not_scaled(monkeypatch):
+    made = []
+    real = torch.amp.GradScaler
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda *args, **options: made.append(real(*args, **options)) or made[-1]
+    )
+    uninterrupted()
+    assert [scaler.is_enabled() for scaler in made] == [False]
+
+
+def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monkeypatch):
+    # As on a GPU without bfloat16. The first scale overflows, so that steps are skipped until it has been halved often.
+    monkeypatch.setattr(training, "half_precision", lambda device: torch.float16)
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**127))
+    whole, path = uninterrupted(), tmp_path / "state.safetensors"
+    assert all(tensor.isfinite().all() for tensor in whole) and not equal(whole[:1], weights(toy())[:1])
+    model = toy()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, at(regression(model), 15, press_ctrl_c), RECIPE, state_path=path)
+    assert checkpoint.load(path, "training")[1]["scaler"]["scale"] < 2.0**127
+    model = toy()
+    assert equal(weights(model, fit(model, regression(model), RECIPE, state_path=path, resume=True)), whole)
+
+
+def test_a_training_does_not_depend_on_the_global_seed():
+    results = []
+    for seed in (1, 2):
+        model = toy()
+        torch.manual_seed(seed)
+        results.append(weights(fit(model, regression(model), RECIPE)))
+    assert all(equal(a, b) for a, b in itertools.pairwise(results))
