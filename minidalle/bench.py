@@ -130,7 +130,8 @@ def one_picture(pipe: MiniDalle, device: torch.device, repeats: int, peak: float
 def against_diffusers(preset: Preset, device: torch.device, repeats: int = 7, batch_size: int = 64) -> dict | None:
     """Train the decoder's UNet and diffusers' UNet2DConditionModel in turn; None where diffusers is not installed.
 
-    Both have the same number of parameters within 3 %, take the same pictures and context, and use the same optimisers.
+    Both take the same pictures and context and use the same optimisers; of the widths that diffusers' UNet can have,
+    those are taken that bring it nearest to our number of parameters (both numbers are given).
     """
     try:
         from diffusers import UNet2DConditionModel
@@ -184,7 +185,7 @@ def closest_peer(make: Callable, config, wanted: int) -> nn.Module:
             norm_num_groups=4,
         )
 
-    widths = [(width, 2 * width + more) for width in range(16, 97, 4) for more in (0, 8)]
+    widths = [(width, 2 * width + more) for width in range(16, 97, 4) for more in (-8, 0, 8)]
     with torch.device("meta"):  # counting needs no memory
         best = min(widths, key=lambda pair: abs(count_parameters(build(*pair)) - wanted))
     return build(*best)

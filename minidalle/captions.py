@@ -25,7 +25,7 @@ SYNONYMS = {  # the world's own word first; each is drawn as often as the others
     "bottom": ("bottom", "lower"),
 }
 OPPOSITES = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
-SAID = {"color": 0.9, "shape": 0.9, "size": 0.5, "place": 0.5, "relation": 0.85, "background": 0.5}  # how often
+SAID = {"color": 0.7, "shape": 0.7, "size": 0.5, "place": 0.5, "relation": 0.85, "background": 0.5}  # how often
 
 _CANONICAL = {word: fact for fact, words in SYNONYMS.items() for word in words if " " not in word}
 _FILLERS = frozenset("a an the at in on against to of background shape corner".split())

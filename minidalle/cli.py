@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from minidalle.captions import known_words
+from minidalle.captions import known_words, parse
 from minidalle.checkpoint import CheckpointError
 from minidalle.data import World, save_folder
 from minidalle.device import half_precision, pick_device
@@ -125,9 +125,10 @@ def demo(args: argparse.Namespace) -> None:
     card = report_card(pipe)
     (args.out / "report.json").write_text(to_json(card) + "\n")
     print(to_text(card))
-    drawn = pipe(list(SHEET_PROMPTS), num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).tensor
+    prompts = [prompt for prompt in SHEET_PROMPTS if pipe.two_things or len(parse(prompt).things) == 1]
+    drawn = pipe(prompts, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).tensor
     sheet = args.out / "contact_sheet.png"
-    save_figure(contact_sheet(list(zip(SHEET_PROMPTS, drawn.split(8), strict=True))), sheet)
+    save_figure(contact_sheet(list(zip(prompts, drawn.split(8), strict=True))), sheet)
     print(f'Pictures: {sheet}. Draw your own: minidalle generate "a red circle" --checkpoint {args.out}')
 
 
@@ -175,9 +176,7 @@ def info(args: argparse.Namespace) -> None:
     """Print versions, device, words, and where a checkpoint comes from."""
     device = pick_device(args.device)
     precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
-    print(
-        f"minidalle {own_version()}, torch {torch.__version__}, device {device}, training precision {precision}"
-    )
+    print(f"minidalle {own_version()}, torch {torch.__version__}, device {device}, training precision {precision}")
     print(f"words: {' '.join(known_words())}")
     folder = find_folder(args.checkpoint)
     for kind in KINDS:

@@ -23,13 +23,13 @@ def orthogonalize(matrices: torch.Tensor, num_iterations: int = 5) -> torch.Tens
         return orthogonalize(matrices.mT, num_iterations).mT
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = QUINTIC
-    gram = x @ x.mT  # (B, M, M)
-    identity = torch.eye(gram.shape[-1], device=x.device)
-    product = identity
-    for _ in range(num_iterations):
-        factor = a * identity + b * gram + c * gram @ gram
-        product = factor @ product
-        gram = factor @ gram @ factor
+    gram, product = x @ x.mT, None  # (B, M, M)
+    for i in range(num_iterations):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if i < num_iterations - 1:
+            gram = factor @ gram @ factor
     return product @ x
 
 

@@ -68,7 +68,15 @@ class Output:
 class MiniDalle:
     """Text to picture."""
 
-    def __init__(self, clip: CLIP, prior: DiffusionPrior, decoder: Decoder, device: torch.device | None = None):
+    def __init__(
+        self,
+        clip: CLIP,
+        prior: DiffusionPrior,
+        decoder: Decoder,
+        device: torch.device | None = None,
+        two_things: bool = True,
+    ):
+        self.two_things = two_things  # whether it was trained on scenes of two things as well
         self.device = device or torch.device("cpu")
         self.clip, self.prior, self.decoder = (m.to(self.device).eval() for m in (clip, prior, decoder))
         self.prior_diffusion = prior_diffusion().to(self.device)
@@ -90,7 +98,7 @@ class MiniDalle:
                     f"The {kind} in {folder} was trained with another CLIP than the one beside it: train it again."
                 )
             pieces.append(model)
-        return cls(clip, *pieces, device=pick_device(device))
+        return cls(clip, *pieces, device=pick_device(device), two_things=clip_header.get("two_things", 1) > 0)
 
     @torch.no_grad()
     def __call__(

@@ -135,7 +135,7 @@ def diversity(read: list[Scene | None]) -> dict[str, dict[str, float]]:
 def retrieval(pipe: MiniDalle, n: int, seed: str) -> dict:
     """Ask CLIP to find each held-out picture's full caption among n, and each caption's picture."""
     rng = random.Random(seed)
-    scenes = [draw_scene(rng, 0.5, held_out=True) for _ in range(n)]
+    scenes = [draw_scene(rng, 0.5 * pipe.two_things, held_out=True) for _ in range(n)]
     tokens = tokenizer.encode([write(describe(scene, rng, fullness=1.0), rng) for scene in scenes])
     z_text, _ = pipe.clip.encode_text(tokens.to(pipe.device))
     z_image = pipe.clip.encode_image(render(scenes, pipe.clip.config.image_size).to(pipe.device))
@@ -193,16 +193,13 @@ def fidelity(pipe: MiniDalle, made: torch.Tensor, asked: list[Asked]) -> dict:
     }
 
 
-def report_card(
-    pipe: MiniDalle, n: int = 500, seed: int = 0, levels: tuple[str, ...] = tuple(LEVELS), **options
-) -> dict:
+def report_card(pipe: MiniDalle, n: int = 500, seed: int = 0, **options) -> dict:
     """Measure a stack.
 
     Args:
         pipe: what to measure.
-        n: prompts of each kind (one and two things, seen and held out).
+        n: prompts of each kind (one thing, two where the stack was trained on them; seen, held out).
         seed: of the prompts and of the noise.
-        levels: which of LEVELS to ask for.
         options: of the pipeline's call, such as guidance_scale.
 
     Returns: rates, distances and costs; to_json and to_text write them down.
@@ -214,10 +211,12 @@ def report_card(
     card: dict = {"n": n, "seed": seed, "following": {}}
     seen_prompts, seen_images = [], []
     started, painted = time.perf_counter(), 0
-    for level in levels:
+    for level, share in LEVELS.items():
+        if share and not pipe.two_things:
+            continue
         for held_out in (False, True):
             kind = f"{level}, {'held out' if held_out else 'seen'}"
-            asked = draw_prompts(n, LEVELS[level], held_out, f"report/{kind}/{seed}")
+            asked = draw_prompts(n, share, held_out, f"report/{kind}/{seed}")
             images = paint_all(paint, [prompt.caption for prompt in asked], seed)
             read = oracle.read(images)
             card["following"][kind] = score(asked, read)

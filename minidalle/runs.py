@@ -77,6 +77,7 @@ def train_stage(
     cost = {
         "seconds": round(time.perf_counter() - started, 1),
         "pictures": getattr(recipe, stage).steps * getattr(recipe, stage).batch_size,
+        "two_things": recipe.two_things,
     }
     save_model(folder, stage, averaged, {**origin, **cost})
     state_path.unlink(missing_ok=True)

@@ -75,8 +75,11 @@ def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, wo
         drop_image = (torch.rand(batch_size, generator=generator) < decoder.config.drop_image).to(device)
         drop_text = (torch.rand(batch_size, generator=generator) < decoder.config.drop_text).to(device)
 
+        blur = torch.randn(z_image.shape, generator=generator).to(device) / z_image.shape[1] ** 0.5
+        told = z_image + decoder.config.image_noise * blur
+
         def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return decoder(x_t, t, z_image, text_states, mask, drop_image, drop_text)
+            return decoder(x_t, t, told, text_states, mask, drop_image, drop_text)
 
         losses = diffusion.training_loss(model, batch.images.to(device), t, noise)
         return (losses * diffusion.v_weights(t, MAX_WEIGHT)).mean()

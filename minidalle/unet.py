@@ -26,11 +26,11 @@ class UNetConfig:
     in_channels: int = 3
     out_channels: int = 3
     patch_size: int = 2  # pixels along each side that are folded into channels
-    channels: int = 32  # at the first level
+    channels: int = 48  # at the first level
     channel_mults: tuple[int, ...] = (1, 2, 2)  # channels of each level, as multiples
-    num_blocks: int = 2  # of each level, on the way down and again on the way up
-    attention_levels: tuple[int, ...] = (1, 2)  # levels whose blocks attend; the middle always does
-    emb_dim: int = 256  # of the embedding
+    num_blocks: int = 1  # of each level, on the way down and again on the way up
+    attention_levels: tuple[int, ...] = ()  # levels whose blocks attend; the middle always does
+    emb_dim: int = 128  # of the embedding
     context_dim: int = 128  # of each context token
 
     def __post_init__(self):

@@ -52,7 +52,8 @@ def test_generate_writes_the_pictures_side_by_side(micro_run, tmp_path, capsys):
         arguments = ["generate", "a red circle", "--checkpoint", str(micro_run), "--steps", "2", "--device", "cpu"]
         assert main([*arguments, "--out", str(path), *options]) == 0
         assert capsys.readouterr().out == f"Wrote {path}.\n"
-        return Image.open(path).convert("RGB")
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
 
     one, three = draw("one.png"), draw("three.png", "-n", "3", "--scale", "2")
     assert one.size == (64, 64) and three.size == (96, 32)
@@ -101,7 +102,8 @@ def test_train_and_demo_leave_a_run_a_card_and_a_sheet(tmp_path, capsys, monkeyp
     shown = capsys.readouterr().out
     assert "Trained clip, prior, decoder in" in shown and "Prompt following" in shown and "contact_sheet.png" in shown
     assert json.loads((tmp_path / "report.json").read_text())["n"] == 4
-    assert Image.open(tmp_path / "contact_sheet.png").width > 300
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        assert sheet.width > 300
     assert (
         main(
             [

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from minidalle import tokenizer
 from minidalle.clip import CLIP, MAX_LOGIT_SCALE, CLIPConfig, clip_loss
 from minidalle.data import World
+from minidalle.optimizers import Muon, split_parameters
 
 CONFIG = CLIPConfig(image_size=16, patch_size=4, embed_dim=8, width=16, image_depth=1, text_depth=1, num_heads=2)
 CAPTIONS = ["", "red", "a red circle", "a small blue square above a ring"]
@@ -142,14 +143,16 @@ def test_a_picture_of_the_wrong_shape_is_refused(shape):
 
 def test_it_learns_a_batch_by_heart():
     batch, clip = World(image_size=16).batch(0, 16), CLIP(CONFIG)
-    optimizer = torch.optim.AdamW(clip.parameters(), 5e-3)
-    for _ in range(100):
+    matrices, others = split_parameters(clip)
+    optimizers = [Muon(matrices, 0.02), torch.optim.AdamW(others, 2e-3)]
+    for _ in range(60):
         z_text, _ = clip.encode_text(batch.tokens)
         z_image = clip.encode_image(batch.images)
         loss = clip_loss(z_image, z_text, clip.logit_scale, batch.tokens)
-        optimizer.zero_grad()
+        clip.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     assert loss < 0.2
     found = [batch.captions[i] for i in (z_image @ z_text.T).argmax(1)]
     assert sum(f == c for f, c in zip(found, batch.captions, strict=True)) >= 15

@@ -125,9 +125,10 @@ def test_a_caption_may_hold_any_character(tmp_path):
 
 
 def png(width: int, height: int) -> bytes:
-    """Make the start of a PNG file that announces a size."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    """Make a PNG file that announces a size and holds nothing."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT")
+    parts = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 GOOD = json.dumps({"file_name": "0000.png", "text": "a red circle"}).encode()
@@ -137,8 +138,8 @@ BROKEN = {
     "a list": (b"[1, 2]", "a file_name and a text were expected"),
     "no text": (b'{"file_name": "0000.png"}', "a file_name and a text were expected"),
     "no file name": (b'{"text": "a red circle"}', "a file_name and a text were expected"),
-    "a number for a name": (b'{"file_name": 3, "text": "a"}', "int"),
-    "no such file": (b'{"file_name": "none.png", "text": "a"}', "none.png"),
+    "a number for a name": (b'{"file_name": 3, "text": "a"}', "'int'"),
+    "no such file": (b'{"file_name": "none.png", "text": "a"}', "No such file"),
     "a folder": (b'{"file_name": ".", "text": "a"}', "directory|Permission"),
     "a file outside": (b'{"file_name": "../outside.png", "text": "a"}', "outside the folder"),
     "an absolute path": (b'{"file_name": "/etc/passwd", "text": "a"}', "outside the folder"),
@@ -146,9 +147,9 @@ BROKEN = {
     "no UTF-8": (b'{"file_name": "0000.png", "text": "\xff"}', "utf-8"),
     "no picture": (b'{"file_name": "text.png", "text": "a"}', "cannot identify"),
     "a truncated picture": (b'{"file_name": "cut.png", "text": "a"}', "truncated"),
-    "a picture with a broken part": (b'{"file_name": "part.png", "text": "a"}', "broken"),
+    "a picture with a broken part": (b'{"file_name": "part.png", "text": "a"}', "broken PNG"),
     "a picture above the limit": (b'{"file_name": "large.png", "text": "a"}', rf"4097 x 4096 .* {MAX_PIXELS}"),
-    "a picture far above the limit": (b'{"file_name": "bomb.png", "text": "a"}', "bomb"),
+    "a picture far above the limit": (b'{"file_name": "bomb.png", "text": "a"}', "exceeds limit"),
 }
 
 
@@ -157,11 +158,12 @@ def test_a_broken_line_is_named_by_file_and_number(tmp_path, name):
     folder = tmp_path / "folder"
     save_folder(World(16).batch(0, 1), folder)
     whole = (folder / "0000.png").read_bytes()
+    at = whole.index(b"IDAT") - 4  # the length of the pixels' part, which comes to hold too little
     files = {
         "../outside.png": whole,
         "text.png": b"no picture",
         "cut.png": whole[:60],
-        "part.png": whole[:33] + struct.pack(">I", 9) + b"\xff\xfe\xfd\xfc" + whole[41:],
+        "part.png": whole[:at] + struct.pack(">I", 10) + whole[at + 4 : at + 22] + b"\0\0\0\1\xff\xfe\xfd\xfc",
         "large.png": png(4097, 4096),
         "bomb.png": png(60_000, 60_000),
     }

@@ -58,8 +58,8 @@ def test_a_matrix_of_zeros_stays_one():
 def test_the_first_step_has_the_size_that_was_asked_for():
     for shape, size in (((8, 8), 1.0), ((8, 32), 1.0), ((32, 8), 2.0)):
         p = nn.Parameter(torch.zeros(shape))
-        p.grad, nearest = matrices_with(torch.ones(1, 8), *shape)
-        p.grad = p.grad[0]
+        gradients, nearest = matrices_with(torch.ones(1, 8), *shape)
+        p.grad = gradients[0]
         Muon([p], lr=0.1).step()
         values = torch.linalg.svdvals(p.detach())
         assert (0.65 * size * 0.1 < values).all() and (values < 1.25 * size * 0.1).all()

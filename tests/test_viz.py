@@ -27,7 +27,8 @@ def test_a_sheet_shows_every_picture_in_its_row(tmp_path):
     rows = [("a red picture", plain("red", 3)), ("green " * 20, plain("green", 1)), ("blue", plain("blue", 2))]
     path = tmp_path / "new" / "sheet.png"
     save_figure(contact_sheet(rows, "Three rows"), path)
-    picture = np.array(Image.open(path).convert("RGB"))
+    with Image.open(path) as file:
+        picture = np.array(file.convert("RGB"))
     assert [patches(picture, color) for color in PALETTE] == [3, 1, 2]
     heights = [np.argwhere((picture == rgb).all(-1))[:, 0] for rgb in PALETTE.values()]
     assert heights[0].max() < heights[1].min() and heights[1].max() < heights[2].min()
