@@ -17,13 +17,8 @@ from minidalle.captions import describe, write
 from minidalle.scenes import Scene, draw_scene, render, twin
 
 MAX_PIXELS = 4096 * 4096  # of a picture from outside
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    OSError,
-    SyntaxError,
-    Image.DecompressionBombError,
-)  # what bad files make of Pillow
+# What a bad line or a bad picture raises, in json, pathlib and Pillow
+UNREADABLE = (ValueError, TypeError, OSError, SyntaxError, Image.DecompressionBombError)
 
 
 def to_pil(images: torch.Tensor) -> list[Image.Image]:

@@ -4,7 +4,7 @@ Paper: Ramesh et al. 2022, sec. 2.1. We differ: the caption's states come from C
 text transformer trained with the decoder.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ NUM_IMAGE_TOKENS = 4  # extra context tokens made from z_image, sec. 2.1
 class DecoderConfig:
     """Sizes of the decoder, and how often training hides what it is told."""
 
-    unet: UNetConfig = UNetConfig()
+    unet: UNetConfig = field(default_factory=UNetConfig)
     embed_dim: int = 64  # D, of z_image
     text_width: int = 128  # W, of CLIP's text states
     drop_image: float = 0.1  # how often z_image is hidden, sec. 2.1

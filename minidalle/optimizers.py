@@ -37,7 +37,7 @@ class Muon(torch.optim.Optimizer):
     """Gradient descent with momentum in which every matrix moves by an orthogonal step of a given size.
 
     A convolution kernel counts as a matrix (out, in * height * width). Matrices of one shape are handled together,
-    which makes a step several times faster than one by one. torch.optim.Muon takes no kernels, which are most of a UNet.
+    which is several times faster than one by one. torch.optim.Muon takes no kernels, which are most of a UNet.
     """
 
     def __init__(self, parameters, lr: float, momentum: float = 0.95):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from minidalle.clip import CLIPConfig
 from minidalle.decoder import DecoderConfig
 from minidalle.prior import PriorConfig
-from minidalle.unet import UNetConfig
 
 STAGES = ("clip", "prior", "decoder")  # in the order of training
 
@@ -44,26 +43,24 @@ class Preset:
     decoder: DecoderConfig
     recipes: dict[str, Recipe]
 
+    def __post_init__(self):
+        agreed = {
+            "embed_dim": {self.clip.embed_dim, self.prior.embed_dim, self.decoder.embed_dim},
+            "text width": {self.clip.width, self.prior.text_width, self.decoder.text_width},
+            "image_size": {self.clip.image_size, self.decoder.unet.image_size},
+        }
+        for name, values in agreed.items():
+            if len(values) > 1:
+                raise ValueError(
+                    f"The models of the preset {self.name} differ in {name}: {sorted(values)}; choose one."
+                )
 
-def _preset(name: str, image_size: int, embed_dim: int, width: int, recipes: dict, clip: dict, prior: dict, unet: dict):
-    """Put a preset together, filling in what its models must agree on."""
-    return Preset(
-        name=name,
-        clip=CLIPConfig(image_size=image_size, embed_dim=embed_dim, width=width, **clip),
-        prior=PriorConfig(embed_dim=embed_dim, text_width=width, **prior),
-        decoder=DecoderConfig(UNetConfig(image_size=image_size, **unet), embed_dim=embed_dim, text_width=width),
-        recipes=recipes,
-    )
 
-
-TINY = _preset(
-    "tiny",
-    image_size=32,
-    embed_dim=64,
-    width=128,
-    clip={},
-    prior={},
-    unet={},
+TINY = Preset(
+    name="tiny",
+    clip=CLIPConfig(),
+    prior=PriorConfig(),
+    decoder=DecoderConfig(),
     recipes={
         "quick": Recipe(
             two_things=0.0,
@@ -75,7 +72,7 @@ TINY = _preset(
             two_things=0.4,
             clip=StageRecipe(steps=1300, batch_size=256, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
             prior=StageRecipe(steps=1300, batch_size=256, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
-            decoder=StageRecipe(steps=4000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            decoder=StageRecipe(steps=3000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
         ),
     },
 )

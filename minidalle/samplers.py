@@ -31,7 +31,7 @@ def spaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 
 
 def draw_noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """Draw standard normal noise where the generator lives, then move it, so that a CPU seed means the same anywhere."""
+    """Draw standard normal noise where the generator lives and move it: a CPU seed means the same on any device."""
     device = generator.device if generator is not None else like.device
     return torch.randn(like.shape, generator=generator, device=device).to(like.device)
 
@@ -105,8 +105,8 @@ def ddim_inversion_loop(
 ) -> Iterator[Step]:
     """Run DDIM backwards, from data to the noise that ddim_sample_loop turns into it.
 
-    A step of DDIM is a rotation, x_prev = cos(angle) x_t - sin(angle) v. It is solved for x_t by asking the network at a
-    guess of x_t, twice; guesses for x_start or eps in place of v drift where there is almost only noise, or none.
+    A step of DDIM is a rotation, x_prev = cos(angle) x_t - sin(angle) v. It is solved for x_t by asking the network at
+    a guess of x_t, twice; guesses for x_start or eps in place of v drift where there is almost only noise, or none.
 
     Raises: ValueError: when num_steps is below 2 (one step turns all noise into much the same) or above the schedule's.
     Paper: Salimans and Ho 2022, appendix D; Dhariwal and Nichol 2021, appendix F; used by Ramesh et al. 2022, sec. 3.

@@ -36,8 +36,10 @@ class UNetConfig:
     def __post_init__(self):
         shrink = self.patch_size * 2 ** (len(self.channel_mults) - 1)
         if self.image_size % shrink:
-            raise ValueError(f"A UNet of {len(self.channel_mults)} levels halves pictures down to 1/{shrink}, and "
-                             f"{self.image_size} pixels cannot be divided so: choose a multiple of {shrink}.")  # fmt: skip
+            raise ValueError(
+                f"A UNet of {len(self.channel_mults)} levels on patches of {self.patch_size} pixels cannot halve "
+                f"{self.image_size} pixels that often: choose a multiple of {shrink}."
+            )
 
 
 def norm(channels: int) -> nn.GroupNorm:

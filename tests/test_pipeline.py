@@ -10,6 +10,7 @@ from minidalle import checkpoint, pipeline
 from minidalle.checkpoint import CheckpointError
 from minidalle.clip import CLIP
 from minidalle.data import from_pil
+from minidalle.decoder import Decoder
 from minidalle.pipeline import MiniDalle, find_folder, load_model, save_model
 from minidalle.prior import DiffusionPrior
 
@@ -190,6 +191,15 @@ def test_a_decoder_of_another_clip_is_refused(micro_run, tmp_path):
     save_model(folder, "prior", DiffusionPrior(MICRO.prior), {"clip": sha})
     with pytest.raises(CheckpointError, match=r"decoder in .*half was trained with another CLIP"):
         MiniDalle.from_pretrained(folder)
+
+
+def test_a_stack_knows_whether_it_was_trained_on_two_things(micro_run, tmp_path):
+    assert MiniDalle.from_pretrained(micro_run).two_things
+    for meta, expected in (({"two_things": 0.0}, False), ({"two_things": 0.5}, True), ({}, True)):
+        sha = save_model(tmp_path, "clip", CLIP(MICRO.clip), meta)
+        save_model(tmp_path, "prior", DiffusionPrior(MICRO.prior), {"clip": sha})
+        save_model(tmp_path, "decoder", Decoder(MICRO.decoder), {"clip": sha})
+        assert MiniDalle.from_pretrained(tmp_path).two_things is expected
 
 
 @pytest.mark.parametrize("kind", ["clip", "prior", "decoder"])

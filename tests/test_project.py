@@ -19,8 +19,8 @@ MODULES = sorted(PACKAGE.glob("**/*.py"))
 
 # A file imports only files named before it. __init__ comes late: a file of the package imports none of its shortcuts.
 ORDER = (
-    "scenes captions oracle tokenizer data layers diffusion samplers clip prior ar_prior unet decoder upsampler "
-    "presets checkpoint pipeline edits training report viz widgets bench cli __init__ __main__"
+    "scenes captions oracle tokenizer data device layers diffusion samplers clip prior ar_prior unet decoder upsampler "
+    "presets checkpoint pipeline edits optimizers stages training runs report viz widgets bench cli __init__ __main__"
 ).split()
 DIFFUSION = {"diffusion", "samplers"}
 NETWORKS = {"clip", "prior", "ar_prior", "unet", "decoder", "upsampler"}

@@ -186,6 +186,12 @@ def test_precision_and_recall_of_known_sets():
     assert precision_recall(torch.cat([real, real + 100]), real)[1] == 0.5
 
 
+def test_a_feature_covers_as_far_as_its_third_neighbour():
+    real = torch.arange(6.0)[:, None]  # the third neighbour of 0 is 3
+    for x, covered in ((-2.9, 1), (-3.1, 0)):
+        assert precision_recall(real, torch.tensor([[x]]).repeat(4, 1))[0] == covered
+
+
 def test_the_world_itself_is_as_diverse_as_the_world():
     rng = random.Random(0)
     found = diversity([draw_one(rng) for _ in range(20_000)])
@@ -246,9 +252,16 @@ def test_the_card_of_a_run_is_whole_for_people_and_for_programs(pipe):
     assert max(map(len, text.splitlines())) < 160
 
 
+def test_who_never_saw_two_things_is_not_asked_for_them(pipe):
+    pipe.two_things = False
+    card = report_card(pipe, n=4, num_inference_steps=1)
+    assert list(card["following"]) == ["one thing, seen", "one thing, held out"]
+    assert "two things" not in to_text(card) and "swapped" not in to_text(card)
+
+
 def test_a_seed_gives_the_same_card_and_options_reach_the_pipeline(pipe):
     def following(**options) -> dict:
-        card = report_card(pipe, n=4, levels=("one thing",), **options)
+        card = report_card(pipe, n=4, **options)
         return {"fidelity": card["fidelity"], "following": card["following"]}
 
     plain = following(num_inference_steps=1)
