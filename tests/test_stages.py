@@ -138,6 +138,18 @@ def test_the_prior_learns_the_embedding_of_the_picture():
     assert not any(part.requires_grad for part in (z_image, z_text, text_states))
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_the_decoder_is_told_a_z_image_as_inexact_as_its_config_says(noise):
+    clip, world = CLIP(CLIP_CONFIG), World(SIZE)
+    model, loss_at = build("decoder", clip, world, batch_size=128, image_noise=noise)
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
+    with torch.no_grad():
+        loss_at(0)
+    z_image, *_ = embed(clip, world.batch(0, 128))
+    assert ((seen[0] - z_image) * D**0.5).std().item() == pytest.approx(noise, rel=0.1)
+
+
 def test_the_decoder_learns_the_picture():
     """A decoder that knows the pictures has no loss."""
     clip, world = CLIP(CLIP_CONFIG), World(SIZE)
