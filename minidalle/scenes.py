@@ -159,29 +159,33 @@ def twin(scene: Scene, rng: random.Random) -> Scene:
     return other
 
 
+def _another(rng: random.Random, options: tuple[str, ...], current: str) -> str:
+    return pick(rng, [option for option in options if option != current])
+
+
 def _change_one(scene: Scene, rng: random.Random) -> Scene:
     thing = scene.things[0]
     fact = pick(rng, ("shape", "color", "size", "place", "background"))
     if fact == "background":
-        return replace(scene, background=pick(rng, _BACKGROUNDS))
+        return replace(scene, background=_another(rng, _BACKGROUNDS, scene.background))
     if fact == "place":
-        (x, y), (x_old, y_old) = PLACES[pick(rng, _PLACES)], PLACES[scene.place]
+        (x, y), (x_old, y_old) = PLACES[_another(rng, _PLACES, scene.place)], PLACES[scene.place]
         return replace(scene, things=(replace(thing, x=thing.x + x - x_old, y=thing.y + y - y_old),))
-    return replace(scene, things=(replace(thing, **{fact: pick(rng, _FACTS[fact])}),))
+    return replace(scene, things=(replace(thing, **{fact: _another(rng, _FACTS[fact], getattr(thing, fact))}),))
 
 
 def _change_two(scene: Scene, rng: random.Random) -> Scene:
     first, second = scene.things
     fact = pick(rng, ("shape", "color", "background", "turn", "swap colors", "swap shapes"))
     if fact == "background":
-        return replace(scene, background=pick(rng, _BACKGROUNDS))
+        return replace(scene, background=_another(rng, _BACKGROUNDS, scene.background))
     if fact == "turn":
         return replace(scene, things=tuple(replace(thing, x=thing.y, y=thing.x) for thing in scene.things))
     if fact == "swap colors":
         return replace(scene, things=(replace(first, color=second.color), replace(second, color=first.color)))
     if fact == "swap shapes":
         return replace(scene, things=(replace(first, shape=second.shape), replace(second, shape=first.shape)))
-    changed = replace(first, **{fact: pick(rng, _FACTS[fact])})
+    changed = replace(first, **{fact: _another(rng, _FACTS[fact], getattr(first, fact))})
     return replace(scene, things=(changed, second))
 
 

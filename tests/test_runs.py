@@ -152,7 +152,7 @@ def test_a_stopped_run_is_not_resumed_as_another(micro_run, tmp_path, monkeypatc
     stopped(tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"clip\.training\.safetensors belongs to the training .*'seed': 0.*'seed': 1"):
         train(MICRO, "quick", tmp_path, seed=1, resume=True)
-    wider = replace(MICRO, name="wider", clip=replace(MICRO.clip, width=32))
+    wider = replace(MICRO, name="wider", clip=replace(MICRO.clip, image_depth=2))
     with pytest.raises(ValueError, match=r"belongs to the training .*micro.*wider"):
         train(wider, "quick", tmp_path, resume=True)
     train(MICRO, "quick", tmp_path, resume=True)

@@ -1,5 +1,6 @@
 """The samplers: equal to diffusers step by step, and right where the answer is known without any network."""
 
+import itertools
 import math
 
 import pytest
@@ -111,9 +112,7 @@ def scheduler_options(schedule: str, prediction: str) -> dict:
 def test_ddpm_equals_diffusers(schedule, prediction, shape, clip):
     diffusion, noise = build(schedule, prediction), torch.randn(shape)
     model = answering(diffusion, crooked)
-    scheduler = DDPMScheduler(
-        variance_type="fixed_small", clip_sample=clip, **scheduler_options(schedule, prediction)
-    )
+    scheduler = DDPMScheduler(variance_type="fixed_small", clip_sample=clip, **scheduler_options(schedule, prediction))
     for num_steps in (*NUM_STEPS, 7):
         expected = reference(scheduler, model, noise, num_steps, generator=seeded())
         assert_same_run(ddpm_sample_loop(diffusion, model, noise, num_steps, clip, seeded()), expected)
@@ -201,7 +200,7 @@ def test_timesteps_are_evenly_spaced_from_the_noisiest_down(num_timesteps, data)
 def test_numbers_of_steps_that_make_no_sense_are_refused(num_steps):
     diffusion, noise = build(), torch.randn(2, 2)
     for sampler in (*SAMPLERS.values(), ddim_inversion_loop):
-        with pytest.raises(ValueError, match="choose a whole number from 1 to 1000|backwards in 1 step"):
+        with pytest.raises(ValueError, match=r"choose a whole number from 1 to 1000|backwards in 1 step"):
             next(sampler(diffusion, answering(diffusion, crooked), noise, num_steps))
 
 
@@ -243,7 +242,7 @@ def test_twice_the_steps_come_nearer_the_exact_flow_by_the_order_of_the_sampler(
     for num_steps in (10, 20, 40):  # half way, for the last step of both is of first order
         half = list(SAMPLERS[name](diffusion, model, noise, num_steps, clip_x_start=False))[num_steps // 2 - 1]
         errors.append((half.x_prev - flow_of_a_gaussian(diffusion, noise, 499)).abs().mean().item())
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert 2 ** (order - 0.3) < coarse / fine < 2 ** (order + 0.3)
 
 

@@ -64,7 +64,7 @@ def test_training_clip_moves_both_towers_and_the_temperature():
 @pytest.mark.parametrize("kind", ["clip", "prior", "decoder"])
 def test_a_step_and_a_seed_decide_the_loss(kind):
     clip = CLIP(CLIP_CONFIG)
-    model, loss_at = build(kind, clip, World(SIZE))
+    _, loss_at = build(kind, clip, World(SIZE))
     losses = [loss_at(step).item() for step in (0, 1, 2)]
     assert len(set(losses)) == 3
     torch.manual_seed(123)  # nothing may be drawn from the global source

@@ -33,7 +33,7 @@ def test_case_commas_and_full_stops_do_not_matter():
 
 
 def test_a_word_is_its_place_in_the_vocabulary():
-    assert VOCABULARY == (PAD, END, *known_words()) and len(set(VOCABULARY)) == len(VOCABULARY)
+    assert (PAD, END, *known_words()) == VOCABULARY and len(set(VOCABULARY)) == len(VOCABULARY)
     tokens = tokenizer.encode(["red circle"])[0].tolist()
     words = ["red", "circle", END] + [PAD] * (CONTEXT_LENGTH - 3)
     assert [VOCABULARY[i] for i in tokens] == words

@@ -113,5 +113,5 @@ def test_pictures_of_the_wrong_shape_are_refused(shape):
 @pytest.mark.parametrize("size,patch,mults", [(15, 2, (1,)), (20, 2, (1, 2, 2)), (32, 3, (1,))])
 def test_sizes_that_cannot_be_halved_are_refused(size, patch, mults):
     multiple = patch * 2 ** (len(mults) - 1)
-    with pytest.raises(ValueError, match=f"{size} pixels cannot be divided so: choose a multiple of {multiple}"):
+    with pytest.raises(ValueError, match=f"cannot halve {size} pixels that often: choose a multiple of {multiple}"):
         UNetConfig(image_size=size, patch_size=patch, channel_mults=mults)
