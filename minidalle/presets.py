@@ -64,9 +64,9 @@ TINY = Preset(
     recipes={
         "quick": Recipe(
             two_things=0.0,
-            clip=StageRecipe(steps=210, batch_size=256, matrix_lr=0.01, lr=2e-3),
-            prior=StageRecipe(steps=240, batch_size=256, matrix_lr=0.01, lr=2e-3),
-            decoder=StageRecipe(steps=800, batch_size=64, matrix_lr=0.01, lr=2e-3, decay_share=0.7),
+            clip=StageRecipe(steps=240, batch_size=256, matrix_lr=0.01, lr=2e-3),
+            prior=StageRecipe(steps=300, batch_size=256, matrix_lr=0.01, lr=2e-3),
+            decoder=StageRecipe(steps=680, batch_size=64, matrix_lr=0.01, lr=2e-3),
         ),
         "full": Recipe(
             two_things=0.4,

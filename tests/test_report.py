@@ -282,4 +282,5 @@ def test_real_pictures_are_as_good_as_the_floor(pipe):
     real = render([draw_scene(rng, len(prompt.scene.things) - 1) for prompt in asked], 16)
     good, noise = (report.fidelity(pipe, images, asked) for images in (real, torch.rand(150, 3, 16, 16) * 2 - 1))
     assert good["frechet"] < 3 * good["frechet floor"] < noise["frechet"]
-    assert abs(good["precision"] - good["precision floor"]) < 0.2 and noise["recall"] < 0.3
+    for name in ("precision", "recall"):  # the features are those of a CLIP that has hardly been trained
+        assert abs(good[name] - good[f"{name} floor"]) < 0.1 and noise[name] < noise[f"{name} floor"] - 0.2
