@@ -39,6 +39,14 @@ def test_a_device_that_is_not_there_is_refused(machine, name):
         pick_device(name)
 
 
+def test_a_device_whose_driver_does_not_work_is_refused(machine, monkeypatch):
+    machine(cuda=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == torch.device("cpu")
+    with pytest.raises(ValueError, match='device "cuda" was asked for and is not there; found here: cpu'):
+        pick_device("cuda")
+
+
 def test_a_device_beyond_the_last_is_refused(machine):
     machine(cuda=2)
     with pytest.raises(ValueError, match='device "cuda:2" was asked for and is not there; found here: cuda, cpu'):

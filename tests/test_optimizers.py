@@ -34,9 +34,10 @@ def test_singular_values_come_near_one_and_their_vectors_stay(shape):
     assert torch.linalg.eigvalsh(right).min() > 0.65
 
 
-def test_it_runs_the_quintic_on_singular_values():
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
+def test_it_runs_the_quintic_on_singular_values(shape):
     values = torch.tensor([[0.9, 0.5, 0.1]])
-    matrices, _ = matrices_with(values, 3, 5)
+    matrices, _ = matrices_with(values, *shape)
     expected = values / values.norm()
     for _ in range(5):
         expected = 3.4445 * expected - 4.7750 * expected**3 + 2.0315 * expected**5

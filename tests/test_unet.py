@@ -76,6 +76,12 @@ def test_every_pixel_can_see_every_other():
     assert ((net(**given | {"x": changed}) - net(**given)).abs().amax((0, 1)) > 0).all()
 
 
+def test_details_go_round_the_middle():
+    net, given = awake(UNet(CONFIG)), inputs()
+    net.middle[-1].register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    assert not torch.allclose(net(**given), net(**given | {"x": given["x"].flip(0)}))
+
+
 def test_masked_context_is_not_looked_at():
     net, given = awake(UNet(CONFIG)), inputs()
     noise = torch.randn_like(given["context"])
