@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (x_t, t) to the network's output, both of shape (B, ...)
+Guidable = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (x_t, t, hidden), see guided
 
 PREDICTIONS = ("x_start", "eps", "v")
 
@@ -144,19 +145,26 @@ class GaussianDiffusion(nn.Module):
         return x_start.clamp(-1, 1) if clip_x_start else x_start
 
 
-def guided(conditional: Model, unconditional: Model, guidance_scale: float) -> Model:
+def guided(model: Guidable, guidance_scale: float) -> Model:
     """Push the conditional output away from the unconditional one; 1 is off.
 
+    Args:
+        model: (x_t, t, hidden) to the network's output; hidden (B,) is True where the condition is not to be seen.
+        guidance_scale: 0 ignores the condition, 1 follows it, more exaggerates it.
+
+    Both outputs come from one call on a doubled batch, which is faster than two.
     Raises: ValueError: when the scale is not a finite number.
     Paper: Ho and Salimans 2022, eq. 6, with guidance_scale = 1 + w.
     """
     if not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number, and 1 turns guidance off.")
-    if guidance_scale == 1:
-        return conditional
 
-    def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        uncond = unconditional(x_t, t)
-        return uncond + guidance_scale * (conditional(x_t, t) - uncond)
+    def plain(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return model(x_t, t, torch.zeros_like(t, dtype=torch.bool))
 
-    return model
+    def pushed(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        hidden = torch.arange(2 * len(t), device=t.device) >= len(t)
+        cond, uncond = model(torch.cat([x_t, x_t]), torch.cat([t, t]), hidden).chunk(2)
+        return uncond + guidance_scale * (cond - uncond)
+
+    return plain if guidance_scale == 1 else pushed

@@ -6,7 +6,6 @@ Paper: Ramesh et al. 2022, sec. 2. The three models know nothing of each other; 
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,6 +52,12 @@ class Prompts:
         """Repeat each caption so many times in a row."""
         rows = (value.repeat_interleave(times, 0) for value in (self.z_text, self.text_states, self.mask))
         return Prompts(*rows)
+
+    def tile(self, times: int) -> "Prompts":
+        """Repeat all captions, one whole row of them after the other."""
+        if times == 1:
+            return self
+        return Prompts(*(torch.cat([value] * times) for value in (self.z_text, self.text_states, self.mask)))
 
 
 @dataclass(frozen=True)
@@ -170,13 +175,13 @@ class MiniDalle:
         Returns: (B, D), unit norm. Paper: sec. 2.2 (two candidates, higher dot product).
         """
         many = prompts.repeat(num_candidates)
-        hidden = torch.ones(len(many.z_text), dtype=torch.bool, device=self.device)
 
-        def predict(z_t: torch.Tensor, t: torch.Tensor, drop_text: torch.Tensor | None = None) -> torch.Tensor:
+        def predict(z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+            told = many.tile(len(z_t) // len(many.z_text))
             with autocast(self.device):
-                return self.prior(z_t, t, many.text_states, many.mask, many.z_text, drop_text).float()
+                return self.prior(z_t, t, told.text_states, told.mask, told.z_text, hidden).float()
 
-        model = guided(predict, partial(predict, drop_text=hidden), guidance_scale)
+        model = guided(predict, guidance_scale)
         noise = draw_noise(many.z_text, generator)
         found = last(SAMPLERS["dpm"](self.prior_diffusion, model, noise, num_steps, clip_x_start=False))
         candidates = F.normalize(found.float(), dim=-1).unflatten(0, (-1, num_candidates))  # (B, candidates, D)
@@ -198,13 +203,14 @@ class MiniDalle:
         z_image = z_image.to(self.device)
         if z_image.shape != prompts.z_text.shape:
             raise ValueError(f"z_image has shape {tuple(z_image.shape)}; {tuple(prompts.z_text.shape)} was expected.")
-        hidden = torch.ones(len(z_image), dtype=torch.bool, device=self.device)
 
-        def predict(x_t: torch.Tensor, t: torch.Tensor, drop: torch.Tensor | None = None) -> torch.Tensor:
+        def predict(x_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+            copies = len(x_t) // len(z_image)
+            told, z = prompts.tile(copies), torch.cat([z_image] * copies)
             with autocast(self.device):
-                return self.decoder(x_t, t, z_image, prompts.text_states, prompts.mask, drop, drop).float()
+                return self.decoder(x_t, t, z, told.text_states, told.mask, hidden, hidden).float()
 
-        model = guided(predict, partial(predict, drop=hidden), guidance_scale)
+        model = guided(predict, guidance_scale)
         noise = draw_noise(z_image.new_empty(len(z_image), 3, size, size), generator)
         yield from SAMPLERS[sampler](self.decoder_diffusion, model, noise, num_steps, generator=generator)
 
