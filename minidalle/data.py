@@ -62,6 +62,7 @@ class World:
     seed: int = 0
     two_things: float = 0.5  # share of scenes with two things
     twins: bool = False  # whether every second scene differs from the one before it in one fact
+    full_captions: float = 0.0  # share of captions that tell everything, beside those that tell a random part
 
     def batch(self, step: int, batch_size: int) -> Batch:
         """Draw the batch of a training step; held-out combinations never occur."""
@@ -74,7 +75,7 @@ class World:
             if self.twins:
                 scenes.append(twin(scenes[-1], rng))
         scenes = scenes[:batch_size]
-        captions = [write(describe(scene, rng), rng) for scene in scenes]
+        captions = [write(describe(scene, rng, float(rng.random() < self.full_captions)), rng) for scene in scenes]
         tokens = tokenizer.encode(captions)
         longest = int(tokenizer.caption_mask(tokens).sum(1).max())
         return Batch(render(scenes, self.image_size), tokens[:, :longest], scenes, captions)

@@ -132,13 +132,6 @@ class GaussianDiffusion(nn.Module):
         output = model(self.q_sample(x_start, t, noise), t).float()
         return (output - self.target(x_start, noise, t)).square().flatten(1).mean(1)
 
-    def v_weights(self, t: torch.Tensor, ceiling: float) -> torch.Tensor:
-        """Weigh errors of x_start as if v had been predicted: 1 / (1 - alphas_cumprod), held at a ceiling, (B,).
-
-        Paper: Salimans and Ho 2022, sec. 4 ("SNR + 1"). We differ: the ceiling, for steps of little noise.
-        """
-        return (1 / (1 - self.alphas_cumprod[t])).clamp(max=ceiling)
-
     def p_x_start(self, model: Model, x_t: torch.Tensor, t: torch.Tensor, clip_x_start: bool) -> torch.Tensor:
         """Let the network guess x_start; clip it to [-1, 1] where the data is known to lie there (pictures)."""
         x_start = self.pred_x_start(model(x_t, t).float(), x_t, t)

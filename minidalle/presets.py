@@ -64,15 +64,15 @@ TINY = Preset(
     recipes={
         "quick": Recipe(
             two_things=0.0,
-            clip=StageRecipe(steps=240, batch_size=256, matrix_lr=0.01, lr=2e-3),
-            prior=StageRecipe(steps=300, batch_size=256, matrix_lr=0.01, lr=2e-3),
+            clip=StageRecipe(steps=230, batch_size=256, matrix_lr=0.01, lr=2e-3),
+            prior=StageRecipe(steps=700, batch_size=64, matrix_lr=0.01, lr=2e-3),
             decoder=StageRecipe(steps=680, batch_size=64, matrix_lr=0.01, lr=2e-3),
         ),
         "full": Recipe(
-            two_things=0.4,
-            clip=StageRecipe(steps=1300, batch_size=256, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
-            prior=StageRecipe(steps=1300, batch_size=256, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
-            decoder=StageRecipe(steps=3000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            two_things=0.5,
+            clip=StageRecipe(steps=2400, batch_size=256, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            prior=StageRecipe(steps=6000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            decoder=StageRecipe(steps=9000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
         ),
     },
 )

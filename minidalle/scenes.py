@@ -176,15 +176,15 @@ def _change_one(scene: Scene, rng: random.Random) -> Scene:
 
 def _change_two(scene: Scene, rng: random.Random) -> Scene:
     first, second = scene.things
-    fact = pick(rng, ("shape", "color", "background", "turn", "swap colors", "swap shapes"))
+    fact = pick(rng, ("shape", "color", "background", "turn", "swap colors", "swap shapes", "swap both"))
     if fact == "background":
         return replace(scene, background=_another(rng, _BACKGROUNDS, scene.background))
     if fact == "turn":
         return replace(scene, things=tuple(replace(thing, x=thing.y, y=thing.x) for thing in scene.things))
-    if fact == "swap colors":
-        return replace(scene, things=(replace(first, color=second.color), replace(second, color=first.color)))
-    if fact == "swap shapes":
-        return replace(scene, things=(replace(first, shape=second.shape), replace(second, shape=first.shape)))
+    if fact.startswith("swap"):
+        swapped = {"swap colors": ("color",), "swap shapes": ("shape",), "swap both": ("color", "shape")}[fact]
+        first_facts, second_facts = ({name: getattr(thing, name) for name in swapped} for thing in scene.things)
+        return replace(scene, things=(replace(first, **second_facts), replace(second, **first_facts)))
     changed = replace(first, **{fact: _another(rng, _FACTS[fact], getattr(first, fact))})
     return replace(scene, things=(changed, second))
 

@@ -13,8 +13,6 @@ from minidalle.tokenizer import caption_mask
 
 LossAt = Callable[[int], torch.Tensor]
 
-MAX_WEIGHT = 10.0  # of a training example of the decoder that has little noise, see GaussianDiffusion.v_weights
-
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Make the source of a step's noise; it lives on the CPU, so that every device trains on the same noise."""
@@ -64,13 +62,17 @@ def prior_stage(
 
 
 def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int) -> LossAt:
-    """Learn to draw the picture that a z_image, or a caption, or both describe."""
+    """Learn to draw the picture that a z_image, or a caption, or both describe.
+
+    We differ: a timestep is drawn in proportion to its number, not evenly. What is drawn and where is decided where
+    there is most noise, and a network that predicts the picture learns the rest on the way.
+    """
 
     def loss_at(step: int) -> torch.Tensor:
         batch = world.batch(step, batch_size)
         z_image, _, text_states, mask = embed(clip, batch)
         generator, device = step_generator(world.seed, step), z_image.device
-        t = torch.randint(diffusion.num_timesteps, (batch_size,), generator=generator).to(device)
+        t = (diffusion.num_timesteps * torch.rand(batch_size, generator=generator).sqrt()).long().to(device)
         noise = torch.randn(batch.images.shape, generator=generator).to(device)
         drop_image = (torch.rand(batch_size, generator=generator) < decoder.config.drop_image).to(device)
         drop_text = (torch.rand(batch_size, generator=generator) < decoder.config.drop_text).to(device)
@@ -81,7 +83,6 @@ def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, wo
         def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return decoder(x_t, t, told, text_states, mask, drop_image, drop_text)
 
-        losses = diffusion.training_loss(model, batch.images.to(device), t, noise)
-        return (losses * diffusion.v_weights(t, MAX_WEIGHT)).mean()
+        return diffusion.training_loss(model, batch.images.to(device), t, noise).mean()
 
     return loss_at

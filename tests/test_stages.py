@@ -113,8 +113,8 @@ def test_the_shipped_rates_are_the_papers():
     assert (DecoderConfig().drop_image, DecoderConfig().drop_text) == (0.1, 0.5)
 
 
-@pytest.mark.parametrize("kind", ["prior", "decoder"])
-def test_all_timesteps_are_trained(kind):
+@pytest.mark.parametrize(("kind", "shares"), [("prior", (1 / 4,) * 4), ("decoder", (1 / 16, 3 / 16, 5 / 16, 7 / 16))])
+def test_timesteps_are_drawn_evenly_for_the_prior_and_rising_for_the_decoder(kind, shares):
     model, loss_at = build(kind, CLIP(CLIP_CONFIG), World(SIZE), batch_size=128)
     seen = []
     model.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
@@ -122,7 +122,8 @@ def test_all_timesteps_are_trained(kind):
         for step in range(8):
             loss_at(step)
     quarters = torch.cat(seen).div(250, rounding_mode="floor").bincount(minlength=4)
-    assert len(quarters) == 4 and quarters.min() > 190 and quarters.max() < 330
+    for count, share in zip(quarters.tolist(), shares, strict=True):
+        assert count == pytest.approx(1024 * share, abs=4 * (1024 * share * (1 - share)) ** 0.5)
 
 
 def test_the_prior_learns_the_embedding_of_the_picture():
