@@ -1,16 +1,23 @@
 # Needs Python 3.11 to 3.13 and make; everything else goes into .venv.
 INSTALL = .venv/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test lab lint clean
+.PHONY: demo test test-browser lab lint clean
 
 demo: .venv/.installed
 	.venv/bin/minidalle demo
 
+# The notebooks run one after the other, since each builds on what those before it trained, in a folder of their own.
 test: .venv/.installed
 	.venv/bin/pytest -n auto --maxprocesses 8
+	@models=$$(mktemp -d); trap 'rm -rf "$$models"' EXIT; \
+	MINIDALLE_BUDGET=quick MINIDALLE_MODELS="$$models" .venv/bin/pytest -p no:cacheprovider -W default \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+test-browser: .venv/.browser
+	.venv/bin/python tests/browser.py
 
 lab: .venv/.course
-	.venv/bin/jupyter lab notebooks
+	.venv/bin/jupyter lab notebooks/00_welcome.ipynb
 
 lint: .venv/.installed
 	.venv/bin/ruff check .
@@ -38,3 +45,7 @@ clean:
 .venv/.course: .venv/.installed
 	@echo "Installing JupyterLab into .venv."
 	@$(INSTALL) ".[course]" && touch $@
+
+.venv/.browser: .venv/.course
+	@echo "Installing Playwright into .venv."
+	@$(INSTALL) ".[browser]" && touch $@

@@ -2,7 +2,7 @@
 
 Reading order: scenes, captions, oracle (the world and its measure); tokenizer, data; layers, clip (what a picture
 means); diffusion, samplers (from noise to data); prior (caption to z_image); unet, decoder (z_image to picture);
-pipeline (all of it); stages, training, runs (how it learns); report (how well).
+upsampler (more pixels); pipeline (all of it); stages, training, runs (how it learns); report (how well).
 
 Dimensions, everywhere: B batch, L tokens of a caption, N patches or pixels, W width of a transformer, D size of a CLIP
 embedding, C H W channels, height and width of a picture, T timesteps of a diffusion.

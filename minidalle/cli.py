@@ -1,4 +1,4 @@
-"""The command line: minidalle demo, train, generate, evaluate, bench, info, data."""
+"""The command line: minidalle demo, train, generate, evaluate, bench, info, data, reference."""
 
 import argparse
 import json
@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
+from minidalle import reference
 from minidalle.captions import known_words, parse
 from minidalle.checkpoint import CheckpointError
 from minidalle.data import World, save_folder
 from minidalle.device import half_precision, pick_device
 from minidalle.pipeline import KINDS, MiniDalle, find_folder, load_model
-from minidalle.presets import PRESETS, STAGES
+from minidalle.presets import ALL_STAGES, PRESETS, STAGES
 from minidalle.report import report_card, to_json, to_text
 from minidalle.runs import train
 from minidalle.training import TrainingError
@@ -57,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command("demo", demo, "train everything, print the report card, write a contact sheet")
     training_options(sub, "runs/demo")
     sub = command("train", train_command, "train stages of a stack")
-    sub.add_argument("stage", nargs="?", default="all", choices=[*STAGES, "all"], help="which (default %(default)s)")
+    known = f"{', '.join(STAGES)}, all of these, or upsampler (default %(default)s)"
+    sub.add_argument("stage", nargs="?", default="all", choices=[*ALL_STAGES, "all"], metavar="STAGE", help=known)
     training_options(sub, "runs/mine")
 
     sub = command("generate", generate, "draw pictures of a prompt")
@@ -66,10 +68,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-n", type=int, default=1, help="how many, side by side (default %(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     sub.add_argument("--steps", type=int, default=20, help="of the sampler (default %(default)s)")
-    sub.add_argument("--guidance-scale", type=float, default=2.0, help="of the decoder, 1 is off (default %(default)s)")
+    sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
     sub.add_argument(
         "--checkpoint", default="tiny", help="shipped weights or the folder of a run (default %(default)s)"
     )
+    sub.add_argument("--upsample", action="store_true", help="draw it at twice the size, with the upsampler")
     sub.add_argument("--scale", type=int, default=4, help="enlargement of the written file (default %(default)s)")
 
     sub = command("evaluate", evaluate, "print the report card")
@@ -77,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-n", type=int, default=500, help="prompts of each kind (default %(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of prompts and noise (default %(default)s)")
     sub.add_argument("--steps", type=int, default=20, help="of the sampler (default %(default)s)")
-    sub.add_argument("--guidance-scale", type=float, default=2.0, help="of the decoder, 1 is off (default %(default)s)")
+    sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = command("bench", bench_command, "measure how fast this machine trains and draws")
@@ -88,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("data/scenes"), help="folder to write (default %(default)s)")
     sub.add_argument("-n", type=int, default=64, help="how many pictures (default %(default)s)")
     sub.add_argument("--size", type=int, default=64, help="pixels along each side (default %(default)s)")
+    sub = command("reference", reference_command, "collect the loss curves of finished runs, to judge others by")
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs of one recipe, a seed each")
+    sub.add_argument("--out", type=Path, help="file to write (default data/reference/PRESET.json)")
     return top
 
 
@@ -145,6 +151,7 @@ def generate(args: argparse.Namespace) -> None:
         guidance_scale=args.guidance_scale,
         num_images_per_prompt=args.n,
         generator=torch.Generator().manual_seed(args.seed),
+        upsample=args.upsample,
     )
     side = output.images[0].width * args.scale
     row = Image.new("RGB", (side * args.n, side))
@@ -195,6 +202,15 @@ def data_command(args: argparse.Namespace) -> None:
     """Write a sample of the world."""
     save_folder(World(args.size, seed=0).batch(0, args.n), args.out)
     print(f"Wrote {args.n} pictures and metadata.jsonl to {args.out}.")
+
+
+def reference_command(args: argparse.Namespace) -> None:
+    """Write the curves of runs."""
+    made = reference.make(args.runs)
+    path = args.out or Path("data/reference") / f"{made['preset']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(reference.to_json(made), encoding="utf-8")
+    print(f"Wrote {path}: {made['recipe']} of {made['preset']}, {len(args.runs)} runs.")
 
 
 if __name__ == "__main__":

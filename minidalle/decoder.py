@@ -23,7 +23,7 @@ class DecoderConfig:
     text_width: int = 128  # W, of CLIP's text states
     drop_image: float = 0.1  # how often z_image is hidden, sec. 2.1
     drop_text: float = 0.5  # how often the caption is hidden, sec. 2.1
-    image_noise: float = 0.2  # added to z_image in training, per coordinate of size 1, since a prior is never exact
+    image_noise: float = 0.1  # added to z_image in training, per coordinate of size 1, since a prior is never exact
 
 
 class Decoder(nn.Module):

@@ -55,7 +55,7 @@ class Attention(nn.Module):
         Args:
             x: queries (B, N, W).
             context: keys and values (B, L, C); x itself when None.
-            mask: (B, L) bool, True where the context may be looked at.
+            mask: (B, L) bool, True where the context may be looked at; or (B, N, L), for each query.
             causal: whether position n sees only positions up to n.
 
         Returns: (B, N, W).
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         k, v = (self._split(part) for part in self.to_kv(x if context is None else context).chunk(2, dim=-1))
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, heads, N, L)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+            scores = scores.masked_fill(~(mask if mask.ndim == 3 else mask[:, None])[:, None], -torch.inf)
         if causal:
             future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
             scores = scores.masked_fill(future, -torch.inf)

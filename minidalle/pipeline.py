@@ -20,9 +20,17 @@ from minidalle.device import autocast, pick_device
 from minidalle.diffusion import GaussianDiffusion, cosine_betas, guided
 from minidalle.prior import DiffusionPrior, PriorConfig
 from minidalle.samplers import SAMPLERS, Step, draw_noise, last
+from minidalle.upsampler import Upsampler, UpsamplerConfig, enlarge
 
-KINDS = {"clip": (CLIP, CLIPConfig), "prior": (DiffusionPrior, PriorConfig), "decoder": (Decoder, DecoderConfig)}
+KINDS = {
+    "clip": (CLIP, CLIPConfig),
+    "prior": (DiffusionPrior, PriorConfig),
+    "decoder": (Decoder, DecoderConfig),
+    "upsampler": (Upsampler, UpsamplerConfig),
+}
 NUM_TIMESTEPS = 1000  # table 3
+UPSAMPLER_STEPS = 12  # we differ: table 3 has 27
+NO_UPSAMPLER = 'There is no upsampler here: train one beside the rest with "minidalle train upsampler", or do without.'
 SHIPPED = (Path(__file__).parent / "checkpoints", Path(__file__).parent.parent / "data" / "checkpoints")
 
 
@@ -32,7 +40,7 @@ def prior_diffusion() -> GaussianDiffusion:
 
 
 def decoder_diffusion() -> GaussianDiffusion:
-    """Give the decoder's process: cosine (table 3).
+    """Give the process of the decoder and of the upsampler: cosine (table 3).
 
     We differ: it predicts the picture, not its noise (Li and He 2025, "Back to Basics: Let Denoising Generative Models
     Denoise"). A small network learns plain pictures several times faster than the noise on them.
@@ -80,16 +88,18 @@ class MiniDalle:
         decoder: Decoder,
         device: torch.device | None = None,
         two_things: bool = True,
+        upsampler: Upsampler | None = None,
     ):
         self.two_things = two_things  # whether it was trained on scenes of two things as well
         self.device = device or torch.device("cpu")
         self.clip, self.prior, self.decoder = (m.to(self.device).eval() for m in (clip, prior, decoder))
+        self.upsampler = upsampler and upsampler.to(self.device).eval()
         self.prior_diffusion = prior_diffusion().to(self.device)
         self.decoder_diffusion = decoder_diffusion().to(self.device)
 
     @classmethod
     def from_pretrained(cls, source: str | Path = "tiny", device: str | None = None) -> "MiniDalle":
-        """Load a stack: the shipped one by its name, or the folder of a run.
+        """Load a stack: the shipped one by its name, or the folder of a run; the upsampler where there is one.
 
         Raises: CheckpointError: when a piece is missing, damaged, or was not trained with the others.
         """
@@ -103,20 +113,23 @@ class MiniDalle:
                     f"The {kind} in {folder} was trained with another CLIP than the one beside it: train it again."
                 )
             pieces.append(model)
-        return cls(clip, *pieces, device=pick_device(device), two_things=clip_header.get("two_things", 1) > 0)
+        two_things = clip_header.get("two_things", 1) > 0
+        upsampler = load_model(folder, "upsampler")[0] if (folder / "upsampler.safetensors").exists() else None
+        return cls(clip, *pieces, pick_device(device), two_things, upsampler)
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str],
         num_inference_steps: int = 20,
-        guidance_scale: float = 2.0,
-        prior_guidance_scale: float = 1.0,
+        guidance_scale: float = 1.25,
+        prior_guidance_scale: float = 1.5,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | None = None,
         sampler: str = "dpm",
         z_image: torch.Tensor | None = None,
         return_steps: bool = False,
+        upsample: bool = False,
     ) -> Output:
         """Draw pictures of prompts.
 
@@ -129,10 +142,14 @@ class MiniDalle:
             generator: where the noise comes from; a CPU generator gives the same noise on every device.
             sampler: the decoder's, a key of SAMPLERS.
             z_image: (B, D), drawn in place of what the prior would find; B = prompts times pictures of each.
-            return_steps: whether to keep the film strip.
+            return_steps: whether to keep the decoder's film strip.
+            upsample: whether the upsampler draws each picture again at twice its width.
 
-        Raises: ValueError: on an empty prompt, an unknown word (it is named), or numbers that make no sense.
+        Raises: ValueError: on an empty prompt, an unknown word (it is named), numbers that make no sense, or without an
+            upsampler to upsample with.
         """
+        if upsample and self.upsampler is None:
+            raise ValueError(NO_UPSAMPLER)
         if num_images_per_prompt < 1:
             raise ValueError(f"{num_images_per_prompt} pictures were asked for; ask for 1 or more.")
         if sampler not in SAMPLERS:
@@ -146,6 +163,8 @@ class MiniDalle:
             if return_steps:
                 steps.append(step.pred_x_start.float().cpu())
         images = images.float().clamp(-1, 1).cpu()
+        if upsample:
+            images = self.upsample(images, UPSAMPLER_STEPS, generator)
         return Output(to_pil(images), images, z_image.cpu(), steps)
 
     @torch.no_grad()
@@ -166,7 +185,7 @@ class MiniDalle:
         self,
         prompts: Prompts,
         num_steps: int = 20,
-        guidance_scale: float = 1.0,
+        guidance_scale: float = 1.5,
         generator: torch.Generator | None = None,
         num_candidates: int = 2,
     ) -> torch.Tensor:
@@ -174,15 +193,15 @@ class MiniDalle:
 
         Returns: (B, D), unit norm. Paper: sec. 2.2 (two candidates, higher dot product).
         """
-        many = prompts.repeat(num_candidates)
+        rows = prompts.z_text.repeat_interleave(num_candidates, 0)  # (B * candidates, D)
 
         def predict(z_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-            told = many.tile(len(z_t) // len(many.z_text))
+            told, hidden = prompts.tile(len(z_t) // len(rows)), hidden[::num_candidates]
             with autocast(self.device):
                 return self.prior(z_t, t, told.text_states, told.mask, told.z_text, hidden).float()
 
         model = guided(predict, guidance_scale)
-        noise = draw_noise(many.z_text, generator)
+        noise = draw_noise(rows, generator)
         found = last(SAMPLERS["dpm"](self.prior_diffusion, model, noise, num_steps, clip_x_start=False))
         candidates = F.normalize(found.float(), dim=-1).unflatten(0, (-1, num_candidates))  # (B, candidates, D)
         best = (candidates * prompts.z_text[:, None]).sum(-1).argmax(1)
@@ -194,7 +213,7 @@ class MiniDalle:
         prompts: Prompts,
         z_image: torch.Tensor,
         num_steps: int = 20,
-        guidance_scale: float = 2.0,
+        guidance_scale: float = 1.25,
         generator: torch.Generator | None = None,
         sampler: str = "dpm",
     ) -> Iterator[Step]:
@@ -213,6 +232,20 @@ class MiniDalle:
         model = guided(predict, guidance_scale)
         noise = draw_noise(z_image.new_empty(len(z_image), 3, size, size), generator)
         yield from SAMPLERS[sampler](self.decoder_diffusion, model, noise, num_steps, generator=generator)
+
+    @torch.no_grad()
+    def upsample(self, images: torch.Tensor, num_steps: int = UPSAMPLER_STEPS, generator=None) -> torch.Tensor:
+        """Draw pictures (B, 3, H, W) in [-1, 1] again at twice their width, by DDIM: (B, 3, 2 H, 2 W), on the CPU."""
+        if self.upsampler is None:
+            raise ValueError(NO_UPSAMPLER)
+        enlarged = enlarge(images.to(self.device), self.upsampler.config.factor)
+
+        def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            with autocast(self.device):
+                return self.upsampler(x_t, t, enlarged).float()
+
+        noise = draw_noise(enlarged, generator)
+        return last(SAMPLERS["ddim"](self.decoder_diffusion, predict, noise, num_steps)).clamp(-1, 1).cpu()
 
 
 def find_folder(source: str | Path) -> Path:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from minidalle.clip import CLIPConfig
 from minidalle.decoder import DecoderConfig
 from minidalle.prior import PriorConfig
+from minidalle.upsampler import UpsamplerConfig
 
-STAGES = ("clip", "prior", "decoder")  # in the order of training
+STAGES = ("clip", "prior", "decoder")  # of a stack, in the order of training
+ALL_STAGES = (*STAGES, "upsampler")  # the upsampler stands alone: it needs no other, and no other needs it
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Recipe:
     clip: StageRecipe
     prior: StageRecipe
     decoder: StageRecipe
+    upsampler: StageRecipe
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,14 @@ class Preset:
     clip: CLIPConfig
     prior: PriorConfig
     decoder: DecoderConfig
+    upsampler: UpsamplerConfig
     recipes: dict[str, Recipe]
 
     def __post_init__(self):
         agreed = {
             "embed_dim": {self.clip.embed_dim, self.prior.embed_dim, self.decoder.embed_dim},
             "text width": {self.clip.width, self.prior.text_width, self.decoder.text_width},
-            "image_size": {self.clip.image_size, self.decoder.unet.image_size},
+            "image_size": {self.clip.image_size, self.decoder.unet.image_size, self.upsampler.low_size},
         }
         for name, values in agreed.items():
             if len(values) > 1:
@@ -61,18 +65,21 @@ TINY = Preset(
     clip=CLIPConfig(),
     prior=PriorConfig(),
     decoder=DecoderConfig(),
+    upsampler=UpsamplerConfig(),
     recipes={
         "quick": Recipe(
             two_things=0.0,
-            clip=StageRecipe(steps=230, batch_size=256, matrix_lr=0.01, lr=2e-3),
-            prior=StageRecipe(steps=700, batch_size=64, matrix_lr=0.01, lr=2e-3),
+            clip=StageRecipe(steps=400, batch_size=128, matrix_lr=0.01, lr=2e-3),
+            prior=StageRecipe(steps=800, batch_size=32, matrix_lr=0.02, lr=2e-3),
             decoder=StageRecipe(steps=680, batch_size=64, matrix_lr=0.01, lr=2e-3),
+            upsampler=StageRecipe(steps=400, batch_size=64, matrix_lr=0.01, lr=2e-3),
         ),
         "full": Recipe(
             two_things=0.5,
-            clip=StageRecipe(steps=2400, batch_size=256, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
-            prior=StageRecipe(steps=6000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
-            decoder=StageRecipe(steps=9000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            clip=StageRecipe(steps=4000, batch_size=128, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            prior=StageRecipe(steps=7000, batch_size=32, matrix_lr=0.02, lr=2e-3, ema_decay=0.998),
+            decoder=StageRecipe(steps=7000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            upsampler=StageRecipe(steps=4000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
         ),
     },
 )

@@ -11,6 +11,8 @@ from torch import nn
 from minidalle.layers import Transformer, timestep_embedding
 from minidalle.tokenizer import CONTEXT_LENGTH
 
+TAIL = 3  # tokens after the text: timestep, noised z_image, query
+
 
 @dataclass(frozen=True)
 class PriorConfig:
@@ -59,14 +61,14 @@ class DiffusionPrior(nn.Module):
         """Predict the clean, scaled z_image.
 
         Args:
-            z_t: noised, scaled z_image (B, D).
-            t: timesteps (B,).
+            z_t: noised, scaled z_image (B * K, D): K in a row for each caption, which is read only once for them.
+            t: timesteps (B * K,).
             text_states: the caption as CLIP's text tower sees it (B, L, W).
             mask: (B, L) bool, True for real tokens.
             z_text: CLIP embedding of the caption (B, D), unit norm.
             drop_text: (B,) bool, True where the caption is to be hidden; None: nowhere.
 
-        Returns: (B, D), in the scaled space.
+        Returns: (B * K, D), in the scaled space.
         """
         text = torch.cat(
             [self.text_in(text_states), self.z_text_in(self.scale(z_text))[:, None]], dim=1
@@ -77,7 +79,27 @@ class DiffusionPrior(nn.Module):
             mask = mask & ~(drop_text[:, None] & (torch.arange(length, device=mask.device) > 0))
         text = torch.cat([text[:, :length] + self.text_positions[:length], text[:, length:]], dim=1)
         time = self.time_in(timestep_embedding(t, self.config.width))
-        tail = torch.stack([time, self.z_image_in(z_t), self.query.expand(len(z_t), -1)], dim=1)  # (B, 3, W)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 4)], dim=1)
-        x = self.transformer(torch.cat([text, tail], dim=1), mask=mask, causal=True)  # (B, L + 4, W)
-        return self.to_z_image(x[:, -1])
+        tails = torch.stack([time, self.z_image_in(z_t), self.query.expand(len(z_t), -1)], dim=1)  # (B K, 3, W)
+        tails = tails.unflatten(0, (len(text), -1))  # (B, K, 3, W)
+        x = torch.cat([text, tails.flatten(1, 2)], dim=1)  # (B, L + 1 + 3 K, W)
+        x = self.transformer(x, mask=sight(mask, tails.shape[1]))
+        queries = x[:, length + 1 :].view_as(tails)[:, :, -1]  # (B, K, W)
+        return self.to_z_image(queries.flatten(0, 1))
+
+
+def sight(mask: torch.Tensor, num_tails: int) -> torch.Tensor:
+    """Tell which token looks at which: each at the text and the tail before it, none at another tail.
+
+    Args:
+        mask: (B, L) bool, True for real tokens of the caption; z_text comes after them.
+        num_tails: K, runs of timestep, noised z_image and query that share the text.
+
+    Returns: (B, N, N) bool with N = L + 1 + 3 K; plainly causal for one tail.
+    """
+    batch, length = mask.shape
+    tail = torch.arange(num_tails, device=mask.device).repeat_interleave(TAIL) + 1
+    part = torch.cat([tail.new_zeros(length + 1), tail])  # (N,), 0 for the text
+    position = torch.arange(len(part), device=mask.device)
+    seen = (position[:, None] >= position) & ((part == 0) | (part[:, None] == part))
+    real = torch.cat([mask, mask.new_ones(batch, len(part) - length)], dim=1)
+    return seen & real[:, None]

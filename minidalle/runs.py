@@ -3,7 +3,8 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from minidalle import checkpoint
 from minidalle.data import World
 from minidalle.pipeline import KINDS, decoder_diffusion, load_model, prior_diffusion, save_model
 from minidalle.presets import STAGES, Preset, Recipe
-from minidalle.stages import LossAt, clip_stage, decoder_stage, prior_stage
+from minidalle.stages import LossAt, clip_stage, decoder_stage, prior_stage, upsampler_stage
 from minidalle.training import fit
 
 
@@ -32,7 +33,7 @@ def train(
         preset: the sizes, and the recipes to choose from.
         recipe_name: one of the preset's recipes.
         folder: of the run; made when missing. Metrics go to <stage>.metrics.jsonl.
-        stages: which of STAGES, in this order; prior and decoder need the folder's clip.
+        stages: which of ALL_STAGES, in this order; prior and decoder need the folder's clip.
         seed: of the weights and of all that is drawn.
         device: where to train; None: on the CPU.
         resume: whether to take up what was stopped; finished stages of the same recipe and seed are then skipped.
@@ -48,19 +49,38 @@ def train(
 
 
 def train_stage(
-    preset: Preset, recipe_name: str, folder: Path, stage: str, seed: int, device: torch.device, resume: bool
-) -> None:
-    """Train one stage; its arguments are those of train."""
+    preset: Preset,
+    recipe_name: str,
+    folder: Path,
+    stage: str,
+    seed: int,
+    device: torch.device,
+    resume: bool,
+    clip_folder: Path | None = None,
+    on_log: Callable[[dict], None] | None = None,
+    progress: bool = True,
+) -> torch.nn.Module:
+    """Train one stage.
+
+    Args:
+        preset, recipe_name, folder, stage, seed, device, resume: those of train.
+        clip_folder: where the CLIP lies that prior and decoder learn from; None: in the folder.
+        on_log: called with every line of metrics as well.
+        progress: whether to show a progress bar.
+
+    Returns: the averaged weights, which the folder holds too.
+    """
+    clip_folder = clip_folder or folder
     origin = {"preset": preset.name, "recipe": recipe_name, "seed": seed}
-    if stage != "clip":
-        origin["clip"] = checkpoint.load(folder / "clip.safetensors", "clip")[1]["sha256"]
+    if stage in STAGES[1:]:
+        origin["clip"] = checkpoint.load(clip_folder / "clip.safetensors", "clip")[1]["sha256"]
     if resume and is_finished(folder, stage, origin):
-        return
+        return load_model(folder, stage)[0].to(device).eval()
     recipe = preset.recipes[recipe_name]
     torch.manual_seed(seed)
     model_class, _ = KINDS[stage]
     model = model_class(getattr(preset, stage)).to(device)
-    loss_at = loss_of(stage, model, folder, recipe, preset.clip.image_size, seed, device)
+    loss_at = loss_of(stage, model, clip_folder, recipe, preset.clip.image_size, seed, device)
     state_path, metrics_path = folder / f"{stage}.training.safetensors", folder / f"{stage}.metrics.jsonl"
     resume = resume and state_path.exists()
     before = checkpoint.load(state_path, "training")[1] if resume else {"step": 0, "seconds": 0.0}
@@ -69,11 +89,13 @@ def train_stage(
     with metrics_path.open("w", encoding="utf-8") as metrics:
         metrics.writelines(kept)
 
-        def on_log(line: dict) -> None:
+        def keep(line: dict) -> None:
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
+            if on_log:
+                on_log(line)
 
-        averaged = fit(model, loss_at, getattr(recipe, stage), stage, state_path, resume, on_log, origin)
+        averaged = fit(model, loss_at, getattr(recipe, stage), stage, state_path, resume, keep, origin, progress)
     cost = {
         "seconds": round(time.perf_counter() - started, 1),
         "pictures": getattr(recipe, stage).steps * getattr(recipe, stage).batch_size,
@@ -81,17 +103,27 @@ def train_stage(
     }
     save_model(folder, stage, averaged, {**origin, **cost})
     state_path.unlink(missing_ok=True)
+    return averaged
 
 
 def loss_of(
-    stage: str, model: torch.nn.Module, folder: Path, recipe: Recipe, image_size: int, seed: int, device: torch.device
+    stage: str,
+    model: torch.nn.Module,
+    clip_folder: Path,
+    recipe: Recipe,
+    image_size: int,
+    seed: int,
+    device: torch.device,
 ) -> LossAt:
     """Put a stage's loss together; every stage sees scenes of its own."""
     batch_size = getattr(recipe, stage).batch_size
-    world = World(image_size, len(STAGES) * seed + STAGES.index(stage), recipe.two_things, twins=stage == "clip")
+    if stage == "upsampler":
+        world = World(model.config.image_size, -1 - seed, recipe.two_things)
+        return upsampler_stage(model, decoder_diffusion().to(device), world, batch_size)
+    world = World(image_size, len(STAGES) * seed + STAGES.index(stage), recipe.two_things)
     if stage == "clip":
-        return clip_stage(model, world, batch_size)
-    clip = load_model(folder, "clip")[0].to(device).eval()
+        return clip_stage(model, replace(world, twins=True, full_captions=0.5), batch_size)
+    clip = load_model(clip_folder, "clip")[0].to(device).eval()
     if stage == "prior":
         return prior_stage(model, clip, prior_diffusion().to(device), world, batch_size)
     return decoder_stage(model, clip, decoder_diffusion().to(device), world, batch_size)

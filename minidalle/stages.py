@@ -10,8 +10,11 @@ from minidalle.decoder import Decoder
 from minidalle.diffusion import GaussianDiffusion
 from minidalle.prior import DiffusionPrior
 from minidalle.tokenizer import caption_mask
+from minidalle.upsampler import Upsampler, blur, crop, enlarge, shrink
 
 LossAt = Callable[[int], torch.Tensor]
+
+NOISES = 6  # that each z_image gets in a step of the prior, which reads its caption once for all of them
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -49,14 +52,15 @@ def prior_stage(
     def loss_at(step: int) -> torch.Tensor:
         z_image, z_text, text_states, mask = embed(clip, world.batch(step, batch_size))
         generator, device = step_generator(world.seed, step), z_image.device
-        t = torch.randint(diffusion.num_timesteps, (batch_size,), generator=generator).to(device)
-        noise = torch.randn(z_image.shape, generator=generator).to(device)
+        x_start = prior.scale(z_image).repeat_interleave(NOISES, 0)  # (B * NOISES, D)
+        t = torch.randint(diffusion.num_timesteps, (len(x_start),), generator=generator).to(device)
+        noise = torch.randn(x_start.shape, generator=generator).to(device)
         drop_text = (torch.rand(batch_size, generator=generator) < prior.config.drop_text).to(device)
 
         def model(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return prior(z_t, t, text_states, mask, z_text, drop_text)
 
-        return diffusion.training_loss(model, prior.scale(z_image), t, noise).mean()
+        return diffusion.training_loss(model, x_start, t, noise).mean()
 
     return loss_at
 
@@ -84,5 +88,29 @@ def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, wo
             return decoder(x_t, t, told, text_states, mask, drop_image, drop_text)
 
         return diffusion.training_loss(model, batch.images.to(device), t, noise).mean()
+
+    return loss_at
+
+
+def upsampler_stage(upsampler: Upsampler, diffusion: GaussianDiffusion, world: World, batch_size: int) -> LossAt:
+    """Learn to draw a crop of a large picture, shown the same crop of the small one, enlarged and often blurred."""
+    config, device = upsampler.config, next(upsampler.parameters()).device
+
+    def loss_at(step: int) -> torch.Tensor:
+        images, generator = world.batch(step, batch_size).images, step_generator(world.seed, step)
+        low, size = shrink(images, config.factor), config.unet.image_size
+        blurred = torch.rand(batch_size, generator=generator) < config.blur_share
+        low = torch.where(blurred[:, None, None, None], blur(low, config.blur_sigma), low)
+        places = (images.shape[2] - size) // config.factor + 1  # whole pixels of the small picture
+        corners = config.factor * torch.randint(places, (batch_size, 2), generator=generator)
+        enlarged = crop(enlarge(low, config.factor), corners, size).to(device)
+        x_start = crop(images, corners, size).to(device)
+        t = torch.randint(diffusion.num_timesteps, (batch_size,), generator=generator).to(device)
+        noise = torch.randn(x_start.shape, generator=generator).to(device)
+
+        def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return upsampler(x_t, t, enlarged)
+
+        return diffusion.training_loss(model, x_start, t, noise).mean()
 
     return loss_at

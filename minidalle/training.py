@@ -46,6 +46,7 @@ def fit(
     resume: bool = False,
     on_log: Callable[[dict], None] | None = None,
     origin: dict | None = None,
+    progress: bool = True,
 ) -> nn.Module:
     """Train a model.
 
@@ -58,6 +59,7 @@ def fit(
         resume: whether to go on from state_path, where there is one.
         on_log: called every LOG_EVERY steps, and at the end, with step, mean loss since the last call, and seconds.
         origin: what the training is of, in JSON's types; a state of another origin is not resumed.
+        progress: whether to show a progress bar.
 
     Returns: a copy of the model with averaged weights (EMA), the one to use.
     Raises:
@@ -79,7 +81,9 @@ def fit(
 
     model.train()
     started, total, logged, saved = time.perf_counter() - spent, 0.0, first, first
-    bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=name, unit="step")
+    bar = tqdm(
+        range(first, recipe.steps), initial=first, total=recipe.steps, desc=name, unit="step", disable=not progress
+    )
     with bar, delayed_interrupt() as interrupted:
         for step in bar:
             for optimizer, full in zip(optimizers, (recipe.matrix_lr, recipe.lr), strict=True):

@@ -22,7 +22,7 @@ HEAD_WIDTH = 32  # channels of one attention head
 class UNetConfig:
     """Sizes of a UNet."""
 
-    image_size: int = 32  # pixels
+    image_size: int = 32  # pixels; without attention that of training only
     in_channels: int = 3
     out_channels: int = 3
     patch_size: int = 2  # pixels along each side that are folded into channels
@@ -31,15 +31,24 @@ class UNetConfig:
     num_blocks: int = 1  # of each level, on the way down and again on the way up
     attention_levels: tuple[int, ...] = ()  # levels whose blocks attend; the middle always does
     emb_dim: int = 128  # of the embedding
-    context_dim: int = 128  # of each context token
+    context_dim: int = 128  # of each context token; 0: convolutions only, without attention and without the map
 
     def __post_init__(self):
-        shrink = self.patch_size * 2 ** (len(self.channel_mults) - 1)
-        if self.image_size % shrink:
+        if self.image_size % self.shrink:
             raise ValueError(
                 f"A UNet of {len(self.channel_mults)} levels on patches of {self.patch_size} pixels cannot halve "
-                f"{self.image_size} pixels that often: choose a multiple of {shrink}."
+                f"{self.image_size} pixels that often: choose a multiple of {self.shrink}."
             )
+        if self.attention_levels and not self.context_dim:
+            raise ValueError(
+                f"context_dim 0 means convolutions only, and the levels {self.attention_levels} are to attend: "
+                "give context tokens a width, or name no levels."
+            )
+
+    @property
+    def shrink(self) -> int:
+        """Give how many times narrower the middle is than the picture."""
+        return self.patch_size * 2 ** (len(self.channel_mults) - 1)
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -83,10 +92,11 @@ class SpatialAttention(nn.Module):
         zero_init(self.self_attention.to_out)
         zero_init(self.cross_attention.to_out)
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Attend: (B, C, H, W) with context (B, L, W) to (B, C, H, W)."""
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attend: (B, C, H, W) with context (B, L, W), or with none, to (B, C, H, W)."""
         h = self.norm(x).flatten(2).transpose(1, 2) + self.positions  # (B, H W, C)
-        h = self.self_attention(h) + self.cross_attention(h, context, mask)
+        told = 0 if context is None else self.cross_attention(h, context, mask)
+        h = self.self_attention(h) + told
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -99,7 +109,7 @@ class Block(nn.Module):
         attends = attention_size is not None
         self.attention = SpatialAttention(out_channels, attention_size, config.context_dim) if attends else None
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None):
+    def forward(self, x: torch.Tensor, emb: torch.Tensor, context: torch.Tensor | None, mask: torch.Tensor | None):
         """Run the block: (B, C_in, H, W) to (B, C_out, H, W)."""
         x = self.res(x, emb)
         return x if self.attention is None else self.attention(x, context, mask)
@@ -156,8 +166,9 @@ class UNet(nn.Module):
                 skips.append(out)
             self.downsamples.append(Downsample(out) if level < len(widths) - 1 else nn.Identity())
 
-        self.middle = nn.ModuleList([Block(width, width, config, sizes[-1]), Block(width, width, config, None)])
-        self.to_map = nn.Linear(config.emb_dim, width * MAP_SIZE**2)
+        middle_attends = sizes[-1] if config.context_dim else None
+        self.middle = nn.ModuleList([Block(width, width, config, middle_attends), Block(width, width, config, None)])
+        self.to_map = nn.Linear(config.emb_dim, width * MAP_SIZE**2) if config.context_dim else None
 
         self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
         for level, out in reversed(list(enumerate(widths))):
@@ -177,26 +188,25 @@ class UNet(nn.Module):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        emb: torch.Tensor,
-        context: torch.Tensor,
+        emb: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict the diffusion target.
 
         Args:
-            x: noised pictures (B, in_channels, H, W).
+            x: noised pictures (B, in_channels, H, W); of convolutions only, H and W may be any multiple of shrink.
             t: timesteps (B,).
-            emb: embedding that is added to the timestep's (B, E).
-            context: tokens to attend to (B, L, W).
+            emb: embedding that is added to the timestep's (B, E); None: the timestep is all there is.
+            context: tokens to attend to (B, L, W); None: the picture attends to itself alone.
             mask: (B, L) bool, True where a context token counts; None: everywhere.
 
         Returns: (B, out_channels, H, W).
         Raises: ValueError: when the pictures have the wrong shape.
         """
-        expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
-        if x.shape[1:] != expected:
-            raise ValueError(f"The UNet was built for pictures of shape {expected}; found {tuple(x.shape[1:])}.")
-        emb = emb + self.time_mlp(timestep_embedding(t, TIME_DIM))  # (B, E)
+        self._check(x.shape[1:])
+        told = self.time_mlp(timestep_embedding(t, TIME_DIM))  # (B, E)
+        emb = told if emb is None else emb + told
         h = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))  # (B, C, H / patch, W / patch)
 
         skips, per_level = [], self.config.num_blocks
@@ -206,7 +216,9 @@ class UNet(nn.Module):
                 skips.append(h)
             h = downsample(h)
 
-        h = self.middle[0](h + self._map(emb, h), emb, context, mask)
+        if self.to_map is not None:
+            h = h + self._map(emb, h)
+        h = self.middle[0](h, emb, context, mask)
         h = self.middle[1](h, emb, context, mask)
 
         for level, upsample in enumerate(self.upsamples):
@@ -214,6 +226,17 @@ class UNet(nn.Module):
                 h = block(torch.cat([h, skips.pop()], dim=1), emb, context, mask)
             h = upsample(h)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch_size)
+
+    def _check(self, shape: torch.Size) -> None:
+        """Raise ValueError unless pictures of this shape (C, H, W) can be taken."""
+        channels, size, shrink = self.config.in_channels, self.config.image_size, self.config.shrink
+        if self.config.context_dim:
+            expected, fits = f"shape {(channels, size, size)}", shape == (channels, size, size)
+        else:
+            expected = f"{channels} channels, height and width multiples of {shrink}"
+            fits = shape[0] == channels and not (shape[1] % shrink or shape[2] % shrink)
+        if not fits:
+            raise ValueError(f"The UNet was built for pictures of {expected}; found {tuple(shape)}.")
 
     def _map(self, emb: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         drawn = self.to_map(F.silu(emb)).view(len(emb), -1, MAP_SIZE, MAP_SIZE)

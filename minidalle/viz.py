@@ -1,14 +1,30 @@
-"""Pictures of pictures. One of the two files that import matplotlib or ipywidgets."""
+"""Pictures of pictures, and the drawings of the notebooks. With widgets.py the only file that imports matplotlib."""
 
+import base64
+import io
+import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image, ImageDraw, ImageFont
 
 from minidalle.data import to_pil
 
+OKABE_ITO = {  # told apart with every kind of colour vision (Okabe and Ito 2008)
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky blue": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+}
 SHEET_PROMPTS = (
     "a red circle",
     "a small blue square at the top left",
@@ -52,3 +68,190 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def to_png(picture: Image.Image | Figure, dpi: int = 72) -> bytes:
+    """Write a picture, or a figure at so many dots an inch, as a PNG in memory."""
+    file = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(file, format="png", dpi=dpi)
+    else:
+        picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def bundle(picture: Image.Image | Figure, alt: str, width: int | None = None) -> tuple[dict, dict]:
+    """Make what Jupyter displays: the PNG with a text for those who do not see it, and its metadata."""
+    png = base64.b64encode(to_png(picture)).decode()
+    return {"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt} | ({"width": width} if width else {})}
+
+
+def display_bundle(data: dict, metadata: dict, **options):
+    """Hand to Jupyter what bundle made, and give display's handle; without Jupyter, print the text."""
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is None:
+        print(data["text/plain"])
+        return None
+    return display(data, metadata=metadata, raw=True, **options)
+
+
+def show(picture_or_figure: Image.Image | Figure, alt: str, width: int | None = None) -> None:
+    """Display a picture or a figure in a notebook.
+
+    Args:
+        picture_or_figure: from PIL or matplotlib; a figure of pyplot is closed, or it would be shown twice.
+        alt: what is to be seen, for those who cannot.
+        width: in pixels on the screen; None: the picture's own.
+    """
+    display_bundle(*bundle(picture_or_figure, alt, width))
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot and isinstance(picture_or_figure, Figure):
+        pyplot.close(picture_or_figure)
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Break a text into lines of at most so many pixels; a word that is longer has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def grid(
+    images: torch.Tensor, columns: int = 8, scale: int = 2, titles: list[str] | None = None, gap: int = 4
+) -> Image.Image:
+    """Lay pictures out in rows.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1].
+        columns: pictures in a row.
+        scale: enlargement, a whole number, so that pixels stay squares.
+        titles: one for each picture, written below it.
+        gap: white pixels around each picture.
+    """
+    if titles is not None and len(titles) != len(images):
+        raise ValueError(f"There are {len(titles)} titles and {len(images)} pictures: give one for each.")
+    columns = max(1, min(columns, len(images)))
+    side_y, side_x = (scale * side for side in images.shape[-2:])
+    font = ImageFont.load_default(11)
+    texts = [wrap(title, font, side_x) for title in titles or []]
+    line_height = 13
+    below = line_height * max(map(len, texts), default=0)
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (side_x + gap) + gap, rows * (side_y + below + gap) + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, picture in enumerate(to_pil(images)):
+        x, y = gap + i % columns * (side_x + gap), gap + i // columns * (side_y + below + gap)
+        sheet.paste(picture.resize((side_x, side_y), Image.Resampling.NEAREST), (x, y))
+        for n, line in enumerate(texts[i] if texts else []):
+            pen.text((x, y + side_y + n * line_height), line, "black", font)
+    return sheet
+
+
+def loss_curve(
+    name: str,
+    curve: list[tuple[int, float]],
+    reference: list[dict] | None = None,
+    lines: dict[str, float] | None = None,
+    total: int | None = None,
+) -> Figure:
+    """Draw a loss over steps.
+
+    Args:
+        name: of what is trained.
+        curve: steps and losses so far.
+        reference: curves of other seeds, {"steps": [...], "losses": [...]} each; drawn as one band.
+        lines: what theory says, a value for each name.
+        total: steps that the training will take; None: not known.
+    """
+    figure = Figure(figsize=(7.2, 3.2))
+    axes = figure.add_axes((0.08, 0.15, 0.9, 0.75))  # a layout that is computed would double the time
+    if reference:
+        steps = sorted({step for other in reference for step in other["steps"]})
+        others = [np.interp(steps, other["steps"], other["losses"]) for other in reference]
+        color, label = OKABE_ITO["sky blue"], f"{len(reference)} reference seeds"
+        axes.fill_between(steps, np.min(others, 0), np.max(others, 0), color=color, alpha=0.5, lw=1, label=label)
+    axes.plot(*zip(*curve, strict=True), color=OKABE_ITO["vermillion"], lw=1.8, label="yours")
+    for text, value in (lines or {}).items():
+        axes.axhline(value, color=OKABE_ITO["black"], ls="--", lw=1)
+        place = dict(xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top")
+        axes.annotate(text, (1, value), (-4, -3), **place)
+    losses = [loss for _, loss in curve]
+    if min(losses) > 0 and max(losses) > 30 * min(losses):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=min(0, *losses))
+    axes.set_xlim(0, total or None)
+    axes.set(title=f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", xlabel="step", ylabel="loss")
+    axes.legend(loc="upper right" if len(lines or {}) == 0 else "center right", frameon=False)
+    return figure
+
+
+PARTS = {  # of the system: left, bottom, width, height, and what it does; the map is 12 wide and 3.6 high
+    "pipeline": (1.55, 1.75, 10.35, 1.75, "text to picture"),
+    "clip": (1.75, 2.0, 2.0, 1.05, "words to z_text"),
+    "prior": (4.3, 2.0, 2.0, 1.05, "z_text to z_image"),
+    "decoder": (6.85, 2.0, 2.3, 1.05, "z_image to 32 x 32"),
+    "upsampler": (9.7, 2.0, 2.0, 1.05, "32 x 32 to 64 x 64"),
+    "scenes": (0.1, 0.1, 3.65, 1.05, "pictures with captions, and the oracle"),
+    "diffusion": (4.3, 0.1, 3.2, 1.05, "from noise to data"),
+    "unet": (8.1, 0.1, 3.6, 1.05, "the network that cleans pictures"),
+}
+ARROWS = (  # from, to
+    ((3.75, 2.52), (4.3, 2.52)), ((6.3, 2.52), (6.85, 2.52)), ((9.15, 2.52), (9.7, 2.52)), ((0.9, 2.52), (1.75, 2.52)),
+    ((2.75, 1.15), (2.75, 2.0)), ((5.3, 1.15), (5.3, 2.0)), ((7.1, 1.15), (7.5, 2.0)), ((8.7, 1.15), (8.4, 2.0)),
+    ((10.7, 1.15), (10.7, 2.0)),
+)  # fmt: skip
+
+
+def draw_system_map(*lit: str) -> Figure:
+    """Draw the system; the parts that are lit are filled, have a bold frame and bold letters."""
+    if unknown := [part for part in lit if part not in PARTS]:
+        raise ValueError(f'"{unknown[0]}" is no part of the map; choose of {", ".join(PARTS)}.')
+    figure = Figure(figsize=(9.6, 2.9))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 12), ylim=(0, 3.6))
+    axes.axis("off")
+    for name, (x, y, width, height, does) in PARTS.items():
+        on, frame = name in lit, name == "pipeline"
+        color = OKABE_ITO["yellow"] if on else "none" if frame else "#F2F2F2"
+        box = FancyBboxPatch(
+            (x, y), width, height, "round,pad=0,rounding_size=0.12", fc=color, ec="black" if on else "#767676"
+        )
+        box.set(lw=2.6 if on else 1, ls="--" if frame and not on else "-", alpha=0.5 if on and frame else 1)
+        axes.add_patch(box)
+        weight = "bold" if on else "normal"
+        if frame:
+            axes.text(x + 0.15, y + height - 0.08, f"{name}: {does}", va="top", fontsize=10, fontweight=weight)
+            continue
+        axes.text(x + width / 2, y + 0.72 * height, name, ha="center", va="center", fontsize=13, fontweight=weight)
+        axes.text(x + width / 2, y + 0.3 * height, does, ha="center", va="center", fontsize=8.5)
+    for start, end in ARROWS:
+        axes.add_patch(
+            FancyArrowPatch(
+                start, end, arrowstyle="-|>", mutation_scale=11, color="black", lw=1.1, shrinkA=0, shrinkB=0
+            )
+        )
+    axes.text(0.1, 2.52, '"a red\ncircle"', va="center", fontsize=9.5, fontstyle="italic")
+    return figure
+
+
+def system_map(*lit: str, alt: bool = True) -> None:
+    """Display the map of the system with some of its parts lit.
+
+    Args:
+        lit: any of scenes, clip, diffusion, prior, unet, decoder, upsampler, pipeline.
+        alt: whether to say in words what is to be seen; without, the map counts as decoration.
+    """
+    today = f"; lit: {', '.join(lit)}" if lit else ""
+    text = (
+        "Map of the system: a caption goes through clip (z_text), prior (z_image), decoder (32 x 32 pixels) and "
+        f"upsampler (64 x 64); scenes feed all of them, diffusion and unet work inside{today}."
+    )
+    with Image.open(io.BytesIO(to_png(draw_system_map(*lit), dpi=120))) as picture:
+        few_colors = picture.convert("RGB").quantize(32)
+    display_bundle(*bundle(few_colors, text if alt else "", width=768))

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; xdist already uses every core
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,7 @@ from minidalle.presets import Preset, Recipe, StageRecipe
 from minidalle.prior import PriorConfig
 from minidalle.runs import train
 from minidalle.unet import UNetConfig
+from minidalle.upsampler import UpsamplerConfig
 
 hypothesis.settings.register_profile("minidalle", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("minidalle")
@@ -33,7 +35,8 @@ MICRO = Preset(
     ),
     prior=PriorConfig(embed_dim=16, text_width=16, width=16, depth=1, num_heads=2),
     decoder=DecoderConfig(_UNET, embed_dim=16, text_width=16),
-    recipes={"quick": Recipe(two_things=0.5, clip=_STAGE, prior=_STAGE, decoder=_STAGE)},
+    upsampler=UpsamplerConfig(replace(_UNET, in_channels=6, attention_levels=(), context_dim=0), image_size=32),
+    recipes={"quick": Recipe(two_things=0.5, clip=_STAGE, prior=_STAGE, decoder=_STAGE, upsampler=_STAGE)},
 )  # every mechanism of a real preset, and far too small to draw anything
 
 

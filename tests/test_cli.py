@@ -17,7 +17,7 @@ from minidalle.cli import main
 from minidalle.data import World, load_folder
 from minidalle.presets import PRESETS, STAGES
 
-COMMANDS = ("demo", "train", "generate", "evaluate", "bench", "info", "data")
+COMMANDS = ("demo", "train", "generate", "evaluate", "bench", "info", "data", "reference")
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +181,7 @@ def test_bad_input_ends_in_one_sentence(name, micro_run, tmp_path, monkeypatch, 
 
 
 def test_a_word_that_is_no_option_is_explained_with_the_usage(capsys):
-    for arguments in ([], ["paint"], ["train", "upsampler"], ["generate"], ["generate", "a", "-n", "two"]):
+    for arguments in ([], ["paint"], ["train", "painter"], ["generate"], ["generate", "a", "-n", "two"]):
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minidalle.prior import DiffusionPrior, PriorConfig
+from minidalle.prior import DiffusionPrior, PriorConfig, sight
 
 CONFIG = PriorConfig(embed_dim=8, text_width=12, width=16, depth=2, num_heads=2)
 B, L = 4, 6
@@ -116,3 +116,19 @@ def test_every_parameter_gets_a_gradient():
     prior = DiffusionPrior(CONFIG)
     prior(**inputs(), drop_text=torch.tensor([True, False, False, False])).square().sum().backward()
     assert [name for name, p in prior.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_several_noised_embeddings_of_one_caption_do_not_see_each_other():
+    prior, given = DiffusionPrior(CONFIG), inputs()
+    z_t, t = torch.randn(B * 3, 8), torch.randint(0, 1000, (B * 3,))
+    together = prior(**given | {"z_t": z_t, "t": t})
+    assert together.shape == (B * 3, 8)
+    for k in range(3):
+        alone = prior(**given | {"z_t": z_t[k::3], "t": t[k::3]})
+        torch.testing.assert_close(together[k::3], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_one_tail_sees_as_a_plain_causal_transformer_does():
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    real = torch.cat([mask, torch.ones(2, 4, dtype=torch.bool)], dim=1)
+    assert torch.equal(sight(mask, 1), torch.ones(7, 7, dtype=torch.bool).tril() & real[:, None])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
@@ -20,13 +21,14 @@ MODULES = sorted(PACKAGE.glob("**/*.py"))
 # A file imports only files named before it. __init__ comes late: a file of the package imports none of its shortcuts.
 ORDER = (
     "scenes captions oracle tokenizer data device layers diffusion samplers clip prior ar_prior unet decoder upsampler "
-    "presets checkpoint pipeline edits optimizers stages training runs report viz widgets bench cli __init__ __main__"
+    "presets checkpoint pipeline edits optimizers stages training runs reference report viz widgets course bench cli "
+    "__init__ __main__"
 ).split()
 DIFFUSION = {"diffusion", "samplers"}
 NETWORKS = {"clip", "prior", "ar_prior", "unet", "decoder", "upsampler"}
 MAX_LINES = 300
 
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "playwright": "playwright-python"}
 BUILD_PATH = re.compile(r"(?<![\w.~])/(home|root|tmp|work|Users)\b")
 PACKAGE_INDEX = re.compile(r"py(pi|thonhosted)\.org|\bwhl/|index[-_]url")
 
@@ -149,8 +151,9 @@ def readme_tree(readme: str) -> set[str]:
 
 def test_environment_yml_asks_for_what_pyproject_asks_for() -> None:
     lines = re.findall(r"^  - ([\w-]+)(.*)$", read("environment.yml"), re.MULTILINE)
-    conda = {name: bound for name, bound in lines if name not in ("python", "pip", "conda-forge", "nodefaults")}
-    assert conda == {CONDA_NAMES.get(name, name): str(asked.specifier) for name, asked in requirements().items()}
+    others = ("python", "pip", "conda-forge", "nodefaults")
+    conda = {name: SpecifierSet(bound) for name, bound in lines if name not in others}
+    assert conda == {CONDA_NAMES.get(name, name): asked.specifier for name, asked in requirements().items()}
 
 
 def test_environment_yml_asks_for_the_same_python() -> None:
@@ -159,10 +162,10 @@ def test_environment_yml_asks_for_the_same_python() -> None:
 
 
 def test_dependencies_have_lower_bounds_only() -> None:
-    """An upper bound or a pin would make pip replace what Colab brings."""
-    assert [
-        str(asked) for asked in requirements().values() if not re.fullmatch(r">=[\d.]+", str(asked.specifier))
-    ] == []
+    """An upper bound or a pin would make pip replace what Colab brings; ipykernel is no dependency of the package."""
+    bounded = [asked for asked in requirements().values() if not re.fullmatch(r">=[\d.]+", str(asked.specifier))]
+    assert [asked.name for asked in bounded] == ["ipykernel"]
+    assert not any(line.startswith("ipykernel") for line in project()["dependencies"])
 
 
 def test_constraints_pin_every_dependency_within_its_bound() -> None:

@@ -1,5 +1,7 @@
 """The UNet: shapes in and out, what it looks at, and that it starts from nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -108,6 +110,36 @@ def test_a_batch_is_its_members_one_by_one():
     net, given = awake(UNet(CONFIG)), inputs() | {"mask": MASK}
     rows = [net(**{name: value[i : i + 1] for name, value in given.items()}) for i in range(B)]
     torch.testing.assert_close(net(**given), torch.cat(rows), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [8, 16, 40])
+def test_convolutions_alone_take_any_size(size):
+    config = replace(CONFIG, context_dim=0, attention_levels=())
+    net = awake(UNet(config))
+    found = net(torch.randn(B, 3, size, size), torch.tensor([0, 400, 999]))
+    assert found.shape == (B, 3, size, size) and found.isfinite().all()
+    net(torch.randn(B, 3, size, size), torch.tensor([0, 400, 999])).square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("shape", [(B, 3, 18, 16), (B, 3, 16, 18), (B, 4, 16, 16)])
+def test_convolutions_alone_refuse_what_they_cannot_halve(shape):
+    net = UNet(replace(CONFIG, context_dim=0, attention_levels=()))
+    with pytest.raises(ValueError, match=r"3 channels, height and width multiples of 4; found"):
+        net(torch.zeros(shape), torch.zeros(B))
+
+
+def test_attention_without_a_context_to_attend_to_is_refused():
+    with pytest.raises(ValueError, match=r"convolutions only, and the levels \(1,\) are to attend"):
+        replace(CONFIG, context_dim=0)
+
+
+def test_it_need_not_be_told_anything_but_the_timestep():
+    net, given = awake(UNet(CONFIG)), inputs()
+    x, t = given["x"], given["t"]
+    torch.testing.assert_close(net(x, t), net(x, t, emb=torch.zeros_like(given["emb"])))
+    assert not torch.allclose(net(x, t), net(x, t, context=given["context"]))
+    assert not torch.allclose(net(x, t), net(x, t.flip(0)))
 
 
 @pytest.mark.parametrize("shape", [(B, 3, 32, 32), (B, 1, 16, 16), (B, 3, 16, 8)])

@@ -1,0 +1,205 @@
+"""What the notebooks share: the right pieces are found and named, losses are drawn and judged, the budget is kept."""
+
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MICRO
+
+from minidalle import checkpoint, course
+from minidalle.captions import parse
+from minidalle.clip import CLIP
+from minidalle.pipeline import load_model, save_model
+from minidalle.presets import TINY
+from minidalle.runs import train
+from minidalle.scenes import Scene, Thing, render
+
+SCENES = [Scene((Thing("circle", color, "large", 0.0, 0.0),), "white") for color in ("red", "green", "orange")]
+
+
+@pytest.fixture(autouse=True)
+def classroom(tmp_path, monkeypatch, micro_run) -> Path:
+    """Sit down in an empty folder, with the micro run for the shipped weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(course, "find_folder", lambda name: micro_run)
+    monkeypatch.setattr(course, "TINY", replace(MICRO, name="micro"))
+    monkeypatch.setattr(course, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(course, "FOLDER", Path("my_models"))
+    monkeypatch.delenv("MINIDALLE_BUDGET", raising=False)
+    course.begin("00_welcome")
+    return tmp_path
+
+
+def same(model: torch.nn.Module, folder: Path, kind: str) -> bool:
+    weights = checkpoint.load(folder / f"{kind}.safetensors", kind)[0]
+    return all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_budget_comes_from_the_environment(monkeypatch):
+    assert course.budget() == "quick" and course.steps(100) == 100
+    monkeypatch.setenv("MINIDALLE_BUDGET", "smoke")
+    assert (course.steps(100), course.steps(10), course.steps(100, smoke=7)) == (5, 2, 7)
+    course.check(False, "nothing is asked at the smoke budget")
+    monkeypatch.setenv("MINIDALLE_BUDGET", "full")
+    assert (course.steps(100), course.steps(100, full=150)) == (400, 150)
+    with pytest.raises(AssertionError, match="must hold"):
+        course.check(False, "must hold")
+    monkeypatch.setenv("MINIDALLE_BUDGET", "fast")
+    with pytest.raises(ValueError, match='MINIDALLE_BUDGET is "fast"; choose one of smoke, quick, full'):
+        course.budget()
+
+
+def test_the_smoke_recipe_is_the_quick_one_with_few_steps(monkeypatch):
+    monkeypatch.setattr(course, "TINY", TINY)
+    quick, smoke = (course.preset().recipes[name] for name in ("quick", "smoke"))
+    assert 2 <= smoke.decoder.steps <= quick.decoder.steps / 20
+    assert replace(smoke.decoder, steps=quick.decoder.steps, warmup_steps=quick.decoder.warmup_steps) == quick.decoder
+    assert smoke.two_things == quick.two_things
+    assert course.preset().recipes.keys() == TINY.recipes.keys() | {"smoke"}
+
+
+def test_a_notebook_alone_gets_the_shipped_pieces(micro_run, capsys):
+    course.begin("08_decoder")
+    said = capsys.readouterr().out
+    assert "device: cpu" in said and "budget: quick" in said
+    assert "prior: shipped (notebook 07 trains your own)" in said
+    prior = course.load("prior")
+    assert same(prior, micro_run, "prior") and not prior.training
+    assert not any(p.requires_grad for p in prior.parameters())
+    assert capsys.readouterr().out == "prior: shipped (notebook 07 trains your own)\n"
+    with pytest.raises(ValueError, match='"sampler" is no piece'):
+        course.load("sampler")
+
+
+def test_what_is_trained_is_kept_drawn_and_found_again(classroom, micro_run, capsys):
+    clip = course.train("clip")
+    said = capsys.readouterr().out
+    assert "Loss of clip" in said and "clip: 12 steps in" in said
+    assert "it/s" not in capsys.readouterr().err  # no progress bar
+    assert same(clip, classroom / "my_models", "clip") and not clip.training
+    course.begin("07_prior")
+    course.train("prior")
+    course.begin("08_decoder")
+    course.train("decoder")
+    capsys.readouterr()
+    pipe = course.pipeline()
+    assert capsys.readouterr().out.count("yours (my_models, quick budget") == 3
+    assert all(same(getattr(pipe, kind), classroom / "my_models", kind) for kind in ("clip", "prior", "decoder"))
+    assert len(pipe("a red circle", num_inference_steps=2).images) == 1
+
+
+def test_pieces_of_two_clips_are_never_mixed(classroom, micro_run, capsys):
+    course.train("clip")
+    assert same(course.load("clip"), classroom / "my_models", "clip")
+    course.begin("08_decoder")  # needs a prior, and there is only the one that knows the shipped CLIP
+    assert "clip: shipped (yours has no prior yet: notebook 07)" in capsys.readouterr().out
+    assert same(course.load("clip"), micro_run, "clip")
+    course.train("decoder")
+    assert load_model(Path("my_models"), "decoder")[1]["clip"] == load_model(micro_run, "clip")[1]["sha256"]
+    pipe = course.pipeline()
+    assert same(pipe.clip, micro_run, "clip") and same(pipe.prior, micro_run, "prior")
+    assert same(pipe.decoder, classroom / "my_models", "decoder")
+
+    course.begin("07_prior")
+    course.train("prior")  # of your CLIP: the decoder no longer belongs to it
+    capsys.readouterr()
+    assert same(course.load("prior"), classroom / "my_models", "prior")
+    course.load("decoder")
+    assert "It knows the shipped CLIP and not yours: train it in notebook 08" in capsys.readouterr().out
+    course.begin("10_dalle2")
+    assert "clip: shipped (yours has no decoder yet: notebook 08)" in capsys.readouterr().out
+
+
+def test_a_prior_of_an_older_clip_is_not_used(classroom, micro_run, capsys):
+    train(MICRO, "quick", classroom / "my_models", ("clip", "prior"))
+    assert same(course.load("prior"), classroom / "my_models", "prior")
+    save_model(classroom / "my_models", "clip", CLIP(MICRO.clip), {"recipe": "quick", "seconds": 1.0})
+    course.begin("08_decoder")
+    assert same(course.load("clip"), micro_run, "clip")
+
+
+def test_damaged_and_smoke_pieces_are_passed_over(classroom, micro_run, monkeypatch, capsys):
+    folder = classroom / "my_models"
+    folder.mkdir()
+    (folder / "clip.safetensors").write_bytes(b"damaged")
+    assert same(course.load("clip"), micro_run, "clip")
+    save_model(folder, "clip", CLIP(MICRO.clip), {"recipe": "smoke", "seconds": 1.0})
+    assert same(course.load("clip"), micro_run, "clip")
+    monkeypatch.setenv("MINIDALLE_BUDGET", "smoke")
+    assert same(course.load("clip"), folder, "clip")
+
+
+def test_theory_says_what_knowing_nothing_costs(micro_run):
+    device = torch.device("cpu")
+    (clip,) = course.theory_lines("clip", micro_run, device).values()
+    assert clip == pytest.approx(2.0794, abs=1e-3)  # ln 8
+    (prior,) = course.theory_lines("prior", micro_run, device).values()
+    assert 0 < prior < 1  # of coordinates whose mean square is 1
+    (upsampler,) = course.theory_lines("upsampler", micro_run, device).values()
+    assert 0 < upsampler < 0.1  # of pictures that are mostly plain
+    state = torch.get_rng_state()
+    (decoder,) = course.theory_lines("decoder", micro_run, device).values()
+    assert decoder > 0 and torch.equal(state, torch.get_rng_state())
+
+
+class Handle:
+    """Stands for what Jupyter gives to change a picture."""
+
+    def __init__(self):
+        self.alts = []
+
+    def update(self, data: dict, **_) -> None:
+        self.alts.append(data["text/plain"])
+
+
+def test_a_live_loss_is_redrawn_in_one_place_and_not_too_often(monkeypatch):
+    handles, clock = [], [0.0]
+
+    def show(data: dict, metadata: dict, **options):
+        handles.append(Handle())
+        handles[-1].update(data)
+        return handles[-1]
+
+    monkeypatch.setattr(course.viz, "display_bundle", show)
+    monkeypatch.setattr(course.time, "perf_counter", lambda: clock[0])
+    live = course.LiveLoss("mine", total=100)
+    for step in range(1, 101):
+        clock[0] += 0.1
+        live({"step": step, "loss": 1 / step})
+    live.done()
+    (handle,) = handles
+    assert 4 <= len(handle.alts) <= 7
+    assert handle.alts[-1] == "Loss of mine: 1 at step 1, 0.01 at step 100."
+
+
+@pytest.mark.parametrize(("loss", "word"), [(0.5, "better than"), (1.1, "where it should be"), (2.0, "worse than")])
+def test_a_loss_is_judged_by_the_reference_seeds(loss, word):
+    seeds = [{"steps": [50, 100], "losses": [2.0, end]} for end in (1.0, 1.1, 1.2)]
+    live = course.LiveLoss("clip", seeds, total=100)
+    live({"step": 50, "loss": 2.0})
+    assert live.verdict() == ""
+    live({"step": 100, "loss": loss})
+    assert word in live.verdict() and "3 reference seeds (1 to 1.2)" in live.verdict()
+
+
+def test_the_oracle_counts_exact_matches():
+    images = render(SCENES, 32)
+    asked = ["a red circle", "a green shape on a white background", "an orange square"]
+    assert course.exact_match(images, asked).hits == 2
+    assert course.exact_match(images, [parse(caption) for caption in asked]).n == 3
+    assert course.exact_match(1.1 * images, asked).hits == 2  # samples may leave the range
+    with pytest.raises(ValueError, match="3 pictures and 1 descriptions"):
+        course.exact_match(images, ["a red circle"])
+
+
+def test_the_badge_is_made_from_the_repositorys_address(monkeypatch):
+    urls = ["Homepage, https://example.org", "Repository, https://github.com/someone/something"]
+    monkeypatch.setattr(metadata, "metadata", lambda name: type("", (), {"get_all": lambda self, key: urls})())
+    assert course.badge("02_clip").endswith(
+        "(https://colab.research.google.com/github/someone/something/blob/main/notebooks/02_clip.ipynb)"
+    )
+    urls.pop()
+    with pytest.raises(ValueError, match="install it again"):
+        course.badge("02_clip")

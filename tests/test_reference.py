@@ -1,0 +1,78 @@
+"""Reference curves: what is shipped is the runs' own losses, thinned, and of one recipe only."""
+
+import json
+
+import pytest
+from conftest import MICRO
+
+from minidalle import reference
+from minidalle.cli import main
+from minidalle.presets import STAGES
+from minidalle.runs import train
+
+
+@pytest.fixture
+def run(tmp_path, micro_run):
+    """Make a folder that looks like a run of another seed, with metrics of 500 lines."""
+
+    def make(seed: int, recipe: str = "quick"):
+        folder = tmp_path / f"{recipe}{seed}"
+        folder.mkdir()
+        for stage in STAGES:
+            header = {"preset": "micro", "recipe": recipe, "seed": seed}
+            reference.checkpoint.save(folder / f"{stage}.safetensors", stage, {}, header)
+            lines = [{"step": 10 * n, "loss": 1000.0 / n + seed, "seconds": n} for n in range(1, 501)]
+            (folder / f"{stage}.metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return make
+
+
+def test_the_command_writes_thinned_curves_that_load_finds(run, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "reference" / "micro.json"
+    assert main(["reference", *(str(run(seed)) for seed in range(3)), "--out", str(path)]) == 0
+    assert f"Wrote {path}" in capsys.readouterr().out
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(reference, "FOLDERS", (tmp_path / "none", path.parent))
+    for stage in STAGES:
+        curves = reference.load("micro", "quick", stage)
+        assert len(curves) == 3
+        for seed, curve in enumerate(curves):
+            assert len(curve["steps"]) == len(curve["losses"]) <= 60 and curve["steps"][-1] == 5000
+            assert curve["steps"][0] == 90  # nine lines a point, drawn at the last of them
+            assert curve["losses"][0] == pytest.approx(sum(1000 / n for n in range(1, 10)) / 9 + seed, rel=1e-3)
+    assert reference.load("micro", "full", "clip") == reference.load("other", "quick", "clip") == []
+
+
+def test_short_curves_are_kept_whole(tmp_path, micro_run):
+    train(MICRO, "quick", tmp_path, seed=1)
+    made = reference.make([micro_run, tmp_path])
+    assert (made["preset"], made["recipe"]) == ("micro", "quick")
+    assert set(made["stages"]) == set(STAGES)
+    assert all(curve["steps"] == [10, 12] for curves in made["stages"].values() for curve in curves.values())
+    assert json.loads(reference.to_json(made)) == made
+
+
+def test_runs_that_do_not_belong_together_are_refused(run, capsys):
+    first = run(0)
+    with pytest.raises(ValueError, match=r"the seed 0 of clip comes twice"):
+        reference.make([first, first])
+    with pytest.raises(ValueError, match=r"full of micro, quick of micro; name runs of one recipe"):
+        reference.make([first, run(1, "full")])
+    (first / "prior.metrics.jsonl").unlink()
+    assert main(["reference", str(first)]) == 1
+    assert "prior.metrics.jsonl does not exist" in capsys.readouterr().err
+
+
+def test_the_final_loss_is_the_mean_of_the_last_tenth():
+    curve = [(step, float(step)) for step in range(10, 110, 10)]
+    assert reference.final_loss(curve) == 100.0
+    assert reference.final_loss({"steps": [50, 95, 100], "losses": [9.0, 2.0, 4.0]}) == 3.0
+
+
+def test_what_is_shipped_is_of_this_package():
+    for folder in reference.FOLDERS:
+        for path in folder.glob("*.json"):
+            found = json.loads(path.read_text())
+            assert path.stem == found["preset"] and set(found["stages"]) >= set(STAGES)
+            assert all(len(curves) >= 3 for curves in found["stages"].values())
