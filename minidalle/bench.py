@@ -1,5 +1,6 @@
 """How fast this machine trains and draws, also as a share of its own matrix-multiply rate, since machines differ."""
 
+import random
 import statistics
 import sys
 import time
@@ -15,6 +16,7 @@ from minidalle.device import autocast, half_precision
 from minidalle.optimizers import Muon, split_parameters
 from minidalle.pipeline import KINDS, MiniDalle, decoder_diffusion, prior_diffusion
 from minidalle.presets import STAGES, Preset
+from minidalle.scenes import draw_scene, render
 from minidalle.stages import clip_stage, decoder_stage, prior_stage
 
 PROMPT = "a red circle above a blue square"
@@ -75,6 +77,17 @@ def stage_steps(preset: Preset, batch_size: int, device: torch.device) -> dict[s
     return {stage: training_step(models[stage], losses[stage], device) for stage in STAGES}
 
 
+def renderer_rate(image_size: int, repeats: int, number: int = 1000) -> float:
+    """Draw pictures of the world on one core; pictures a second."""
+    rng, threads = random.Random(0), torch.get_num_threads()
+    scenes = [draw_scene(rng) for _ in range(number)]
+    torch.set_num_threads(1)
+    try:
+        return number / median_seconds(lambda: render(scenes, image_size), torch.device("cpu"), repeats)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def peak_memory(device: torch.device) -> int:
     """Give the most memory used so far, in bytes: of the GPU, or of the process."""
     if device.type == "cuda":
@@ -90,6 +103,7 @@ def bench(preset: Preset, device: torch.device, repeats: int = 7, batch_size: in
     """Measure training rates of all stages, the cost of a generated picture, and memory."""
     peak = matmul_rate(device)
     result: dict = {"device": str(device), "threads": torch.get_num_threads(), "matmul GFLOP/s": round(peak / 1e9, 1)}
+    result["rendered pictures/s on one core"] = round(renderer_rate(preset.clip.image_size, repeats))
     for stage, step in stage_steps(preset, batch_size, device).items():
         with FlopCounterMode(display=False) as counter:
             step()

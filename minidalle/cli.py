@@ -1,4 +1,4 @@
-"""The command line: minidalle demo, train, generate, evaluate, bench, info, data, reference."""
+"""The command line: minidalle demo, train, generate, evaluate, sheet, bench, info, data, reference."""
 
 import argparse
 import json
@@ -83,6 +83,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
+    sub = command("sheet", sheet, "draw the contact sheet: fixed prompts, eight pictures each")
+    sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
+    sub.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="file (default %(default)s)")
+
     sub = command("bench", bench_command, "measure how fast this machine trains and draws")
     sub.add_argument("--preset", default="tiny", help=f"sizes: {', '.join(PRESETS)} (default %(default)s)")
     sub = command("info", info, "tell what is installed, found and shipped")
@@ -122,8 +126,6 @@ def train_command(args: argparse.Namespace) -> None:
 
 def demo(args: argparse.Namespace) -> None:
     """Train everything, measure it, show it."""
-    from minidalle.viz import SHEET_PROMPTS, contact_sheet, save_figure
-
     args.stage = "all"
     train_command(args)
     pipe = MiniDalle.from_pretrained(args.out, args.device)
@@ -131,11 +133,24 @@ def demo(args: argparse.Namespace) -> None:
     card = report_card(pipe)
     (args.out / "report.json").write_text(to_json(card) + "\n")
     print(to_text(card))
+    draw_sheet(pipe, args.out / "contact_sheet.png")
+    print(f'Draw your own: minidalle generate "a red circle" --checkpoint {args.out}')
+
+
+def sheet(args: argparse.Namespace) -> None:
+    """Draw the contact sheet of a stack."""
+    draw_sheet(MiniDalle.from_pretrained(args.checkpoint, args.device), args.out)
+
+
+def draw_sheet(pipe: MiniDalle, path: Path) -> None:
+    """Draw the fixed prompts that a stack was trained for, from one seed, and keep all pictures."""
+    from minidalle.viz import SHEET_PROMPTS, contact_sheet, save_figure
+
     prompts = [prompt for prompt in SHEET_PROMPTS if pipe.two_things or len(parse(prompt).things) == 1]
     drawn = pipe(prompts, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).tensor
-    sheet = args.out / "contact_sheet.png"
-    save_figure(contact_sheet(list(zip(prompts, drawn.split(8), strict=True))), sheet)
-    print(f'Pictures: {sheet}. Draw your own: minidalle generate "a red circle" --checkpoint {args.out}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(contact_sheet(list(zip(prompts, drawn.split(8), strict=True))), path)
+    print(f"Wrote {path}.")
 
 
 def generate(args: argparse.Namespace) -> None:

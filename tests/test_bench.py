@@ -24,7 +24,14 @@ def test_a_bench_measures_every_stage_and_counts_network_calls():
         assert all(value >= 0 for value in result[f"{stage} training"].values())
         assert result[f"{stage} training"]["pictures/s"] > 0
     assert result["one picture"]["network calls"] == {"prior": 20, "decoder": 20}
-    assert result["one picture"]["ms"] > 0
+    assert result["one picture"]["ms"] > 0 and result["rendered pictures/s on one core"] > 0
+
+
+def test_the_renderer_is_timed_on_one_core_and_the_threads_come_back(monkeypatch):
+    threads, used = torch.get_num_threads(), []
+    monkeypatch.setattr(bench, "render", lambda scenes, size: used.append((torch.get_num_threads(), len(scenes), size)))
+    assert bench.renderer_rate(32, repeats=1, number=10) > 0
+    assert set(used) == {(1, 10, 32)} and torch.get_num_threads() == threads
 
 
 def test_a_timing_is_the_median_without_the_warm_up(monkeypatch):

@@ -17,7 +17,7 @@ from minidalle.cli import main
 from minidalle.data import World, load_folder
 from minidalle.presets import PRESETS, STAGES
 
-COMMANDS = ("demo", "train", "generate", "evaluate", "bench", "info", "data", "reference")
+COMMANDS = ("demo", "train", "generate", "evaluate", "sheet", "bench", "info", "data", "reference")
 
 
 @pytest.fixture(autouse=True)
