@@ -10,6 +10,11 @@ embedding, C H W channels, height and width of a picture, T timesteps of a diffu
 Paper: Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents", arXiv 2204.06125.
 """
 
+import os
+
+# Threads that wait shall leave the processor to other programs; read once, when torch is first imported
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 from minidalle.pipeline import MiniDalle
 
 __all__ = ["MiniDalle"]

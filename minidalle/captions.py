@@ -26,6 +26,9 @@ SYNONYMS = {  # the world's own word first; each is drawn as often as the others
 }
 OPPOSITES = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 SAID = {"color": 0.7, "shape": 0.7, "size": 0.5, "place": 0.5, "relation": 0.85, "background": 0.5}  # how often
+# How often the second of two things is named first. At one half, order and relation together say which is the upper one
+# and neither does alone: an exclusive or, which CLIP did not begin to learn in 2,000 batches
+TURNED = 0.25
 
 _CANONICAL = {word: fact for fact, words in SYNONYMS.items() for word in words if " " not in word}
 _FILLERS = frozenset("a an the at in on against to of background shape corner".split())
@@ -79,7 +82,7 @@ def describe(scene: Scene, rng: random.Random, fullness: float = 0.0) -> Descrip
 
     things = [SaidThing(told("shape", t.shape), told("color", t.color), told("size", t.size)) for t in scene.things]
     relation = told("relation", scene.relation)
-    if len(things) == 2 and rng.random() < 0.5:
+    if len(things) == 2 and rng.random() < TURNED:
         things, relation = things[::-1], OPPOSITES.get(relation)
     return Description(tuple(things), told("place", scene.place), relation, told("background", scene.background))
 

@@ -39,6 +39,9 @@ class Decoder(nn.Module):
         self.text_to_tokens = nn.Sequential(
             nn.LayerNorm(config.text_width), nn.Linear(config.text_width, config.unet.context_dim)
         )
+        self.text_to_emb = nn.Sequential(
+            nn.LayerNorm(config.text_width), nn.Linear(config.text_width, config.unet.emb_dim)
+        )
 
     def forward(
         self,
@@ -66,9 +69,12 @@ class Decoder(nn.Module):
         z = z_image * self.config.embed_dim**0.5  # coordinates of size 1
         if drop_image is not None:
             z = torch.where(drop_image[:, None], self.null_image, z)
+        end = text_states[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1]  # (B, W), of the end token
+        told = self.text_to_emb(end)  # (B, E)
         if drop_text is not None:
+            told = told.masked_fill(drop_text[:, None], 0.0)
             mask = mask & ~drop_text[:, None]
         image_tokens = self.image_to_tokens(z).unflatten(1, (NUM_IMAGE_TOKENS, -1))  # (B, 4, context)
         context = torch.cat([image_tokens, self.text_to_tokens(text_states)], dim=1)  # (B, 4 + L, context)
         mask = torch.cat([mask.new_ones(len(mask), NUM_IMAGE_TOKENS), mask], dim=1)
-        return self.unet(x_t, t, self.image_to_emb(z), context, mask)
+        return self.unet(x_t, t, self.image_to_emb(z) + told, context, mask)

@@ -95,6 +95,9 @@ def pick(rng: random.Random, options):
 
 _COLORS, _SIZES, _PLACES, _BACKGROUNDS = map(tuple, (COLORS, SIZES, PLACES, BACKGROUNDS))
 _FACTS = {"shape": SHAPES, "color": _COLORS, "size": _SIZES}
+# Which fact belongs to which thing is learned last and from such twins alone, so they come three times as often
+_SWAPS = {"swap colors": ("color",), "swap shapes": ("shape",), "swap both": ("color", "shape")}
+_PAIR_CHANGES = ("shape", "color", "background", "turn") + 3 * tuple(_SWAPS)
 
 
 def draw_one(rng: random.Random) -> Scene:
@@ -160,14 +163,13 @@ def _change_one(scene: Scene, rng: random.Random) -> Scene:
 
 def _change_two(scene: Scene, rng: random.Random) -> Scene:
     first, second = scene.things
-    fact = pick(rng, ("shape", "color", "background", "turn", "swap colors", "swap shapes", "swap both"))
+    fact = pick(rng, _PAIR_CHANGES)
     if fact == "background":
         return replace(scene, background=_another(rng, _BACKGROUNDS, scene.background))
     if fact == "turn":
         return replace(scene, things=tuple(replace(thing, x=thing.y, y=thing.x) for thing in scene.things))
-    if fact.startswith("swap"):
-        swapped = {"swap colors": ("color",), "swap shapes": ("shape",), "swap both": ("color", "shape")}[fact]
-        first_facts, second_facts = ({name: getattr(thing, name) for name in swapped} for thing in scene.things)
+    if fact in _SWAPS:
+        first_facts, second_facts = ({name: getattr(thing, name) for name in _SWAPS[fact]} for thing in scene.things)
         return replace(scene, things=(replace(first, **second_facts), replace(second, **first_facts)))
     changed = replace(first, **{fact: _another(rng, _FACTS[fact], getattr(first, fact))})
     return replace(scene, things=(changed, second))

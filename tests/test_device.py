@@ -1,5 +1,9 @@
 """The choice of device and precision, on machines that this one is not."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -76,3 +80,13 @@ def test_a_processor_uses_sixteen_bits_only_where_it_is_fast_at_it(monkeypatch, 
 
 def test_mps_stays_at_full_precision():
     assert half_precision(torch.device("mps")) is None
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_waiting_threads_leave_the_processor_to_others_unless_the_user_says_otherwise(own):
+    env = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"} | (
+        {"GOMP_SPINCOUNT": own} if own else {}
+    )
+    watch = "import sys, os\nimport minidalle\nprint(os.environ['GOMP_SPINCOUNT'])"
+    done = subprocess.run([sys.executable, "-c", watch], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (own or "10000")
