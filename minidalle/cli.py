@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)")
     sub.add_argument("-n", type=int, default=1, help="how many, side by side (default %(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
-    sub.add_argument("--steps", type=int, default=20, help="of the sampler (default %(default)s)")
+    sub.add_argument("--steps", type=int, default=20, help="of the decoder's sampler (default %(default)s)")
     sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
     sub.add_argument(
         "--checkpoint", default="tiny", help="shipped weights or the folder of a run (default %(default)s)"
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
     sub.add_argument("-n", type=int, default=500, help="prompts of each kind (default %(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of prompts and noise (default %(default)s)")
-    sub.add_argument("--steps", type=int, default=20, help="of the sampler (default %(default)s)")
+    sub.add_argument("--steps", type=int, default=20, help="of the decoder's sampler (default %(default)s)")
     sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
     sub.add_argument("--json", action="store_true", help="print JSON")
 

@@ -29,6 +29,7 @@ KINDS = {
     "upsampler": (Upsampler, UpsamplerConfig),
 }
 NUM_TIMESTEPS = 1000  # table 3
+PRIOR_STEPS = 64  # table 3
 UPSAMPLER_STEPS = 12  # we differ: table 3 has 27
 NO_UPSAMPLER = 'There is no upsampler here: train one beside the rest with "minidalle train upsampler", or do without.'
 SHIPPED = (Path(__file__).parent / "checkpoints", Path(__file__).parent.parent / "data" / "checkpoints")
@@ -124,6 +125,7 @@ class MiniDalle:
         num_inference_steps: int = 20,
         guidance_scale: float = 1.25,
         prior_guidance_scale: float = 1.5,
+        prior_num_inference_steps: int = PRIOR_STEPS,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | None = None,
         sampler: str = "dpm",
@@ -135,9 +137,9 @@ class MiniDalle:
 
         Args:
             prompt: a caption or several, in the words of the world.
-            num_inference_steps: of the prior and of the decoder, 1 to 1000.
+            num_inference_steps: of the decoder, 1 to 1000.
             guidance_scale: how far the decoder is pushed towards what it is told; 1 is off.
-            prior_guidance_scale: likewise for the prior.
+            prior_guidance_scale, prior_num_inference_steps: likewise for the prior.
             num_images_per_prompt: pictures of each caption.
             generator: where the noise comes from; a CPU generator gives the same noise on every device.
             sampler: the decoder's, a key of SAMPLERS.
@@ -156,7 +158,7 @@ class MiniDalle:
             raise ValueError(f'"{sampler}" is no sampler; choose one of {", ".join(SAMPLERS)}.')
         prompts = self.encode([prompt] if isinstance(prompt, str) else prompt).repeat(num_images_per_prompt)
         if z_image is None:
-            z_image = self.sample_prior(prompts, num_inference_steps, prior_guidance_scale, generator)
+            z_image = self.sample_prior(prompts, prior_num_inference_steps, prior_guidance_scale, generator)
         steps = []
         for step in self.decode(prompts, z_image, num_inference_steps, guidance_scale, generator, sampler):
             images = step.x_prev
@@ -184,12 +186,15 @@ class MiniDalle:
     def sample_prior(
         self,
         prompts: Prompts,
-        num_steps: int = 20,
+        num_steps: int = PRIOR_STEPS,
         guidance_scale: float = 1.5,
         generator: torch.Generator | None = None,
         num_candidates: int = 2,
     ) -> torch.Tensor:
         """Find a z_image for each caption: of several candidates, the one nearest to z_text.
+
+        Fresh noise at every step (DDPM) mends what a small prior gets wrong; without it, z_image often stays half way
+        between two readings of a caption.
 
         Returns: (B, D), unit norm. Paper: sec. 2.2 (two candidates, higher dot product).
         """
@@ -202,7 +207,7 @@ class MiniDalle:
 
         model = guided(predict, guidance_scale)
         noise = draw_noise(rows, generator)
-        found = last(SAMPLERS["dpm"](self.prior_diffusion, model, noise, num_steps, clip_x_start=False))
+        found = last(SAMPLERS["ddpm"](self.prior_diffusion, model, noise, num_steps, False, generator))
         candidates = F.normalize(found.float(), dim=-1).unflatten(0, (-1, num_candidates))  # (B, candidates, D)
         best = (candidates * prompts.z_text[:, None]).sum(-1).argmax(1)
         return candidates[torch.arange(len(best), device=best.device), best]

@@ -97,9 +97,9 @@ def test_a_given_z_image_is_drawn_in_place_of_the_priors(pipe, calls):
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ({}, {"prior": 3, "decoder": 3}),
-    ({"guidance_scale": 1.0, "prior_guidance_scale": 1.5}, {"prior": 3, "decoder": 3}),
-    ({"prior_guidance_scale": 1.5, "num_inference_steps": 1}, {"prior": 1, "decoder": 1}),
+    ({}, {"prior": 64, "decoder": 3}),
+    ({"guidance_scale": 1.0, "prior_guidance_scale": 1.5}, {"prior": 64, "decoder": 3}),
+    ({"prior_num_inference_steps": 2, "num_inference_steps": 1}, {"prior": 2, "decoder": 1}),
 ])  # fmt: skip
 def test_every_step_asks_a_network_once_guided_or_not(pipe, calls, options, expected):
     draw(pipe, **options)
@@ -138,7 +138,7 @@ def test_the_better_of_two_candidates_is_taken(pipe):
     similarities = []
     for seed in range(20):
         prompts = pipe.encode(["a red circle"])
-        one, two = (pipe.sample_prior(prompts, 2, generator=noise(seed), num_candidates=n) for n in (1, 2))
+        one, two = (pipe.sample_prior(prompts, 1, generator=noise(seed), num_candidates=n) for n in (1, 2))
         similarities.append([(z @ prompts.z_text.T).item() for z in (one, two)])
     assert all(two >= one - 1e-6 for one, two in similarities)  # the first of the two is the one
     assert sum(two > one + 1e-4 for one, two in similarities) > 3
@@ -167,6 +167,7 @@ REFUSED = {
     "negative steps": ({"num_inference_steps": -5}, "-5 sampling steps"),
     "too many steps": ({"num_inference_steps": 1001}, "1001 sampling steps"),
     "half a step": ({"num_inference_steps": 1.5}, "1.5 sampling steps"),
+    "no steps of the prior": ({"prior_num_inference_steps": 0}, "^0 sampling steps.*1 to 1000"),
     "guidance nan": ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
     "guidance inf": ({"guidance_scale": float("inf")}, "guidance_scale is inf"),
     "prior guidance nan": ({"prior_guidance_scale": float("nan")}, "guidance_scale is nan"),
