@@ -147,6 +147,8 @@ def parse(caption: str) -> Description:
     where = " ".join(place) or None
     if where is not None and where not in PLACES:
         raise ValueError(f'"{where}" is not a place; the places are {", ".join(PLACES)}.')
+    if where is not None and len(things) == 2:
+        raise ValueError(f'"{caption}" gives two things one place; give them a relation, such as "above".')
     return Description(tuple(SaidThing(**thing) for thing in things), where, relation, background)
 
 

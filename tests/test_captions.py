@@ -225,6 +225,7 @@ def test_an_unreadable_picture_matches_nothing():
         ("a red circle blue square", 'gives one thing two colors; say "and"'),
         ("a circle square", "gives one thing two shapes"),
         ("a circle at the top bottom", '"top bottom" is not a place; the places are top left, top, '),
+        ("a circle above a square at the top left", "gives two things one place; give them a relation"),
         ("a circle in the left center", '"left center" is not a place'),
     ],
 )
