@@ -1,7 +1,8 @@
 """The decoder: a UNet that is told what to draw by z_image and by the caption.
 
-Paper: Ramesh et al. 2022, sec. 2.1. We differ: the caption's states come from CLIP's own text tower, not from a second
-text transformer trained with the decoder.
+Paper: Ramesh et al. 2022, sec. 2.1, and GLIDE (Nichol et al. 2021) for the caption: all its states are attended to, and
+the last one, which has seen every word, joins the timestep's embedding. We differ: the states come from CLIP's own text
+tower, not from a second text transformer trained with the decoder.
 """
 
 from dataclasses import dataclass, field
