@@ -19,11 +19,19 @@ from minidalle.scenes import Scene, Thing, render
 SCENES = [Scene((Thing("circle", color, "large", 0.0, 0.0),), "white") for color in ("red", "green", "orange")]
 
 
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory) -> Path:
+    """Train what takes the place of the shipped weights, from another seed than the course trains with."""
+    folder = tmp_path_factory.mktemp("shipped") / "run"
+    train(MICRO, "quick", folder, seed=1)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def classroom(tmp_path, monkeypatch, micro_run) -> Path:
+def classroom(tmp_path, monkeypatch, shipped) -> Path:
     """Sit down in an empty folder, with the micro run for the shipped weights."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(course, "find_folder", lambda name: micro_run)
+    monkeypatch.setattr(course, "find_folder", lambda name: shipped)
     monkeypatch.setattr(course, "TINY", replace(MICRO, name="micro"))
     monkeypatch.setattr(course, "pick_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(course, "FOLDER", Path("my_models"))
@@ -60,20 +68,20 @@ def test_the_smoke_recipe_is_the_quick_one_with_few_steps(monkeypatch):
     assert course.preset().recipes.keys() == TINY.recipes.keys() | {"smoke"}
 
 
-def test_a_notebook_alone_gets_the_shipped_pieces(micro_run, capsys):
+def test_a_notebook_alone_gets_the_shipped_pieces(shipped, capsys):
     course.begin("08_decoder")
     said = capsys.readouterr().out
     assert "device: cpu" in said and "budget: quick" in said
     assert "prior: shipped (notebook 07 trains your own)" in said
     prior = course.load("prior")
-    assert same(prior, micro_run, "prior") and not prior.training
+    assert same(prior, shipped, "prior") and not prior.training
     assert not any(p.requires_grad for p in prior.parameters())
     assert capsys.readouterr().out == "prior: shipped (notebook 07 trains your own)\n"
     with pytest.raises(ValueError, match='"sampler" is no piece'):
         course.load("sampler")
 
 
-def test_what_is_trained_is_kept_drawn_and_found_again(classroom, micro_run, capsys):
+def test_what_is_trained_is_kept_drawn_and_found_again(classroom, shipped, capsys):
     clip = course.train("clip")
     said = capsys.readouterr().out
     assert "Loss of clip" in said and "clip: 12 steps in" in said
@@ -90,16 +98,16 @@ def test_what_is_trained_is_kept_drawn_and_found_again(classroom, micro_run, cap
     assert len(pipe("a red circle", num_inference_steps=2).images) == 1
 
 
-def test_pieces_of_two_clips_are_never_mixed(classroom, micro_run, capsys):
+def test_pieces_of_two_clips_are_never_mixed(classroom, shipped, capsys):
     course.train("clip")
     assert same(course.load("clip"), classroom / "my_models", "clip")
     course.begin("08_decoder")  # needs a prior, and there is only the one that knows the shipped CLIP
     assert "clip: shipped (yours has no prior yet: notebook 07)" in capsys.readouterr().out
-    assert same(course.load("clip"), micro_run, "clip")
+    assert same(course.load("clip"), shipped, "clip")
     course.train("decoder")
-    assert load_model(Path("my_models"), "decoder")[1]["clip"] == load_model(micro_run, "clip")[1]["sha256"]
+    assert load_model(Path("my_models"), "decoder")[1]["clip"] == load_model(shipped, "clip")[1]["sha256"]
     pipe = course.pipeline()
-    assert same(pipe.clip, micro_run, "clip") and same(pipe.prior, micro_run, "prior")
+    assert same(pipe.clip, shipped, "clip") and same(pipe.prior, shipped, "prior")
     assert same(pipe.decoder, classroom / "my_models", "decoder")
 
     course.begin("07_prior")
@@ -112,35 +120,35 @@ def test_pieces_of_two_clips_are_never_mixed(classroom, micro_run, capsys):
     assert "clip: shipped (yours has no decoder yet: notebook 08)" in capsys.readouterr().out
 
 
-def test_a_prior_of_an_older_clip_is_not_used(classroom, micro_run, capsys):
+def test_a_prior_of_an_older_clip_is_not_used(classroom, shipped, capsys):
     train(MICRO, "quick", classroom / "my_models", ("clip", "prior"))
     assert same(course.load("prior"), classroom / "my_models", "prior")
     save_model(classroom / "my_models", "clip", CLIP(MICRO.clip), {"recipe": "quick", "seconds": 1.0})
     course.begin("08_decoder")
-    assert same(course.load("clip"), micro_run, "clip")
+    assert same(course.load("clip"), shipped, "clip")
 
 
-def test_damaged_and_smoke_pieces_are_passed_over(classroom, micro_run, monkeypatch, capsys):
+def test_damaged_and_smoke_pieces_are_passed_over(classroom, shipped, monkeypatch, capsys):
     folder = classroom / "my_models"
     folder.mkdir()
     (folder / "clip.safetensors").write_bytes(b"damaged")
-    assert same(course.load("clip"), micro_run, "clip")
+    assert same(course.load("clip"), shipped, "clip")
     save_model(folder, "clip", CLIP(MICRO.clip), {"recipe": "smoke", "seconds": 1.0})
-    assert same(course.load("clip"), micro_run, "clip")
+    assert same(course.load("clip"), shipped, "clip")
     monkeypatch.setenv("MINIDALLE_BUDGET", "smoke")
     assert same(course.load("clip"), folder, "clip")
 
 
-def test_theory_says_what_knowing_nothing_costs(micro_run):
+def test_theory_says_what_knowing_nothing_costs(shipped):
     device = torch.device("cpu")
-    (clip,) = course.theory_lines("clip", micro_run, device).values()
+    (clip,) = course.theory_lines("clip", shipped, device).values()
     assert clip == pytest.approx(2.0794, abs=1e-3)  # ln 8
-    (prior,) = course.theory_lines("prior", micro_run, device).values()
+    (prior,) = course.theory_lines("prior", shipped, device).values()
     assert 0 < prior < 1  # of coordinates whose mean square is 1
-    (upsampler,) = course.theory_lines("upsampler", micro_run, device).values()
+    (upsampler,) = course.theory_lines("upsampler", shipped, device).values()
     assert 0 < upsampler < 0.1  # of pictures that are mostly plain
     state = torch.get_rng_state()
-    (decoder,) = course.theory_lines("decoder", micro_run, device).values()
+    (decoder,) = course.theory_lines("decoder", shipped, device).values()
     assert decoder > 0 and torch.equal(state, torch.get_rng_state())
 
 
