@@ -112,12 +112,17 @@ def write(description: Description, rng: random.Random) -> str:
     return text
 
 
+def words_of(caption: str) -> list[str]:
+    """Split a caption into lower-case words; commas and full stops fall away."""
+    return caption.lower().replace(",", " ").replace(".", " ").split()
+
+
 def parse(caption: str) -> Description:
     """Read the facts back out of a caption; the inverse of write.
 
     Raises: ValueError: when a word is not one of the world's, or the words name no thing or more than two.
     """
-    words = caption.lower().replace(",", " ").replace(".", " ").split()
+    words = words_of(caption)
     things, place, relation, background = [{}], [], None, None
     for i, original in enumerate(words):
         word = _CANONICAL.get(original, original)
@@ -131,12 +136,17 @@ def parse(caption: str) -> Description:
         elif word == "shape":
             things[-1].setdefault("shape", None)
         elif word in BACKGROUNDS:
+            if background is not None or words[i + 1 : i + 2] != ["background"]:
+                raise ValueError(f'"{caption}" is unclear: "{word}" is said once, as in "on a {word} background".')
             background = word
         elif word == "and" or word in OPPOSITES or (word in ("left", "right") and before_of):
             relation = None if word == "and" else word if word in OPPOSITES else f"{word} of"
             things.append({})
         elif word in _PLACE_WORDS:
             place.append(word)
+        elif word == "background" and words[i - 1 : i] != [background]:
+            known = ", ".join(BACKGROUNDS)
+            raise ValueError(f'"{caption}" gives a background that is none of {known}; choose one of those.')
         elif word not in _FILLERS:
             raise ValueError(f'"{original}" is not a word of this world; it knows {", ".join(known_words())}.')
     if len(things) > 2:
@@ -156,7 +166,6 @@ def known_words() -> tuple[str, ...]:
     """List every word that a caption can hold, in a fixed order."""
     facts = (*SHAPES, *COLORS, *SIZES, *BACKGROUNDS, *PLACES, *OPPOSITES)
     words = [w for fact in facts for spelling in SYNONYMS.get(fact, (fact,)) for w in spelling.split()]
-    words += [w for spelling in SYNONYMS.values() for s in spelling for w in s.split()]
     return tuple(dict.fromkeys([*words, "and", *sorted(_FILLERS)]))
 
 

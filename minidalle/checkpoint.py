@@ -21,7 +21,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which, why, and what to do."""
 
 
-def save(path: Path, kind: str, tensors: dict[str, torch.Tensor], meta: dict) -> None:
+def save(path: Path, kind: str, tensors: dict[str, torch.Tensor], meta: dict) -> str:
     """Write tensors and a description of them.
 
     Args:
@@ -30,6 +30,7 @@ def save(path: Path, kind: str, tensors: dict[str, torch.Tensor], meta: dict) ->
         tensors: any shapes and types.
         meta: what else the file says of itself; must survive JSON.
 
+    Returns: the sha256 of tensors and header, which the header keeps.
     Raises: CheckpointError: when the disk does not take it; what was there before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,7 @@ def save(path: Path, kind: str, tensors: dict[str, torch.Tensor], meta: dict) ->
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+    return header["sha256"]
 
 
 def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:

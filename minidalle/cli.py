@@ -20,13 +20,22 @@ from minidalle.report import report_card, to_json, to_text
 from minidalle.runs import train
 from minidalle.training import TrainingError
 
+PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
+MAX_SCALE = 64
+MAX_SEED = 2**63  # beyond, torch has no seeds
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 when it did what it was asked."""
     args = parser().parse_args(arguments)
     try:
+        if not -MAX_SEED <= getattr(args, "seed", 0) < MAX_SEED:
+            raise ValueError(f"--seed is {args.seed}; a whole number of at most 63 bits was expected.")
         args.run(args)
-    except (ValueError, TrainingError, OSError) as error:
+    except OSError as error:
+        print(f"minidalle {args.command}: {told(error)}", file=sys.stderr)
+        return 1
+    except (ValueError, TrainingError) as error:
         print(f"minidalle {args.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -36,16 +45,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def told(error: OSError) -> str:
+    """Say what the system refused, and for which file."""
+    if error.filename is None:
+        return str(error)
+    return f"{error.filename} cannot be used ({error.strerror}): name another place."
+
+
 def parser() -> argparse.ArgumentParser:
     """Describe the commands and their options."""
     top = argparse.ArgumentParser(prog="minidalle", description="DALL·E 2 (unCLIP), small, from random weights.")
     top.add_argument("--version", action="version", version=own_version())
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run, summary: str) -> argparse.ArgumentParser:
+    def command(name: str, run, summary: str, computes: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(run=run)
-        sub.add_argument("--device", help="cuda, mps or cpu; the best that is there when not given")
+        if computes:
+            sub.add_argument("--device", help="cuda, mps or cpu; the best that is there when not given")
         return sub
 
     def training_options(sub: argparse.ArgumentParser, out: str) -> None:
@@ -91,11 +108,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--preset", default="tiny", help=f"sizes: {', '.join(PRESETS)} (default %(default)s)")
     sub = command("info", info, "tell what is installed, found and shipped")
     sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
-    sub = command("data", data_command, "write a sample of the world as an image folder")
+    sub = command("data", data_command, "write a sample of the world as an image folder", computes=False)
     sub.add_argument("--out", type=Path, default=Path("data/scenes"), help="folder to write (default %(default)s)")
     sub.add_argument("-n", type=int, default=64, help="how many pictures (default %(default)s)")
     sub.add_argument("--size", type=int, default=64, help="pixels along each side (default %(default)s)")
-    sub = command("reference", reference_command, "collect the loss curves of finished runs, to judge others by")
+    summary = "collect the loss curves of finished runs, to judge others by"
+    sub = command("reference", reference_command, summary, computes=False)
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs of one recipe, a seed each")
     sub.add_argument("--out", type=Path, help="file to write (default data/reference/PRESET.json)")
     return top
@@ -137,8 +155,15 @@ def demo(args: argparse.Namespace) -> None:
     print(f'Draw your own: minidalle generate "a red circle" --checkpoint {args.out}')
 
 
+def check_picture(path: Path) -> None:
+    """Refuse, before anything is drawn, a file that no picture can be written to."""
+    if path.suffix.lower() not in PICTURES or path.is_dir():
+        raise ValueError(f"--out is {path}; a file that ends in {', '.join(PICTURES)} was expected.")
+
+
 def sheet(args: argparse.Namespace) -> None:
     """Draw the contact sheet of a stack."""
+    check_picture(args.out)
     draw_sheet(MiniDalle.from_pretrained(args.checkpoint, args.device), args.out)
 
 
@@ -157,8 +182,9 @@ def generate(args: argparse.Namespace) -> None:
     """Draw a prompt into a file."""
     from PIL import Image
 
-    if args.scale < 1:
-        raise ValueError(f"--scale is {args.scale}; an enlargement of 1 or more was expected.")
+    if not 1 <= args.scale <= MAX_SCALE:
+        raise ValueError(f"--scale is {args.scale}; an enlargement of 1 to {MAX_SCALE} was expected.")
+    check_picture(args.out)
     pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
     output = pipe(
         args.prompt,
@@ -200,17 +226,20 @@ def info(args: argparse.Namespace) -> None:
     precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
     print(f"minidalle {own_version()}, torch {torch.__version__}, device {device}, training precision {precision}")
     print(f"words: {' '.join(known_words())}")
-    folder = find_folder(args.checkpoint)
+    folder, unusable = find_folder(args.checkpoint), []
     for kind in KINDS:
         try:
             model, header = load_model(folder, kind)
         except CheckpointError as error:
             print(f"{kind}: {error}")
+            unusable += [kind] if kind in STAGES else []
             continue
         count = sum(p.numel() for p in model.parameters()) / 1e6
         keys = ("preset", "recipe", "seed", "seconds", "pictures")
         origin = ", ".join(f"{key} {header[key]}" for key in keys if key in header)
         print(f"{kind}: {count:.2f} M parameters, {origin}, sha256 {header['sha256'][:12]}")
+    if unusable:
+        raise CheckpointError(f"{folder} draws nothing without a usable {' and '.join(unusable)}.")
 
 
 def data_command(args: argparse.Namespace) -> None:

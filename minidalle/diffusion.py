@@ -17,7 +17,7 @@ PREDICTIONS = ("x_start", "eps", "v")
 
 
 def linear_betas(num_timesteps: int) -> torch.Tensor:
-    """Give the linear noise schedule, stretched so that any number of steps ends in almost pure noise.
+    """Give the linear noise schedule, stretched so that any number of steps above 20 ends in almost pure noise.
 
     Returns: betas (T,), float64.
     Paper: Ho et al. 2020, sec. 4: 1e-4 to 0.02 at 1000 steps.
@@ -56,7 +56,8 @@ class GaussianDiffusion(nn.Module):
         if prediction not in PREDICTIONS:
             raise ValueError(f'"{prediction}" is no prediction target; choose one of {", ".join(PREDICTIONS)}.')
         if betas.ndim != 1 or not ((betas > 0) & (betas < 1)).all():
-            raise ValueError(f"A schedule is one row of betas between 0 and 1; found shape {tuple(betas.shape)}.")
+            found = f"shape {tuple(betas.shape)}, values from {betas.min():g} to {betas.max():g}"
+            raise ValueError(f"A schedule is one row of betas between 0 and 1; found {found}: choose other steps.")
         self.prediction = prediction
         self.num_timesteps = len(betas)
         betas = betas.double()  # products of a thousand factors need the precision; the tables kept are float32
@@ -149,8 +150,8 @@ def guided(model: Guidable, guidance_scale: float) -> Model:
     Raises: ValueError: when the scale is not a finite number.
     Paper: Ho and Salimans 2022, eq. 6, with guidance_scale = 1 + w.
     """
-    if not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale is {guidance_scale}; it must be a finite number, and 1 turns guidance off.")
+    if not isinstance(guidance_scale, int | float) or not math.isfinite(guidance_scale):
+        raise ValueError(f"guidance_scale is {guidance_scale!r}; a finite number was expected, and 1 turns it off.")
 
     def plain(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return model(x_t, t, torch.zeros_like(t, dtype=torch.bool))

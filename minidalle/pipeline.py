@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minidalle import checkpoint, tokenizer
+from minidalle.captions import parse
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.data import to_pil
 from minidalle.decoder import Decoder, DecoderConfig
@@ -147,24 +148,26 @@ class MiniDalle:
             return_steps: whether to keep the decoder's film strip.
             upsample: whether the upsampler draws each picture again at twice its width.
 
-        Raises: ValueError: on an empty prompt, an unknown word (it is named), numbers that make no sense, or without an
-            upsampler to upsample with.
+        Raises: ValueError: on a prompt that is empty, has an unknown word (it is named), makes no sense or names more
+            things than were trained; on numbers that make no sense; without an upsampler to upsample with.
         """
         if upsample and self.upsampler is None:
             raise ValueError(NO_UPSAMPLER)
-        if num_images_per_prompt < 1:
-            raise ValueError(f"{num_images_per_prompt} pictures were asked for; ask for 1 or more.")
+        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
+            raise ValueError(f"{num_images_per_prompt} pictures were asked for; ask for a whole number, 1 or more.")
         if sampler not in SAMPLERS:
             raise ValueError(f'"{sampler}" is no sampler; choose one of {", ".join(SAMPLERS)}.')
-        prompts = self.encode([prompt] if isinstance(prompt, str) else prompt).repeat(num_images_per_prompt)
+        captions = [prompt] if isinstance(prompt, str) else prompt
+        prompts = self.encode(captions).repeat(num_images_per_prompt)
+        if crowded := [c for c in captions if len(parse(c).things) == 2 and not self.two_things]:
+            raise ValueError(f'"{crowded[0]}" names two things; these weights have learned to draw one: name one.')
         if z_image is None:
             z_image = self.sample_prior(prompts, prior_num_inference_steps, prior_guidance_scale, generator)
         steps = []
         for step in self.decode(prompts, z_image, num_inference_steps, guidance_scale, generator, sampler):
-            images = step.x_prev
+            images = step.x_prev.float().clamp(-1, 1).cpu()
             if return_steps:
                 steps.append(step.pred_x_start.float().cpu())
-        images = images.float().clamp(-1, 1).cpu()
         if upsample:
             images = self.upsample(images, UPSAMPLER_STEPS, generator)
         return Output(to_pil(images), images, z_image.cpu(), steps)
@@ -227,6 +230,8 @@ class MiniDalle:
         z_image = z_image.to(self.device)
         if z_image.shape != prompts.z_text.shape:
             raise ValueError(f"z_image has shape {tuple(z_image.shape)}; {tuple(prompts.z_text.shape)} was expected.")
+        if not z_image.isfinite().all():
+            raise ValueError("z_image holds values that are not finite; give one as CLIP makes them, of norm 1.")
 
         def predict(x_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
             copies = len(x_t) // len(z_image)
@@ -292,5 +297,4 @@ def load_model(folder: Path, kind: str) -> tuple[torch.nn.Module, dict]:
 def save_model(folder: Path, kind: str, model: torch.nn.Module, meta: dict) -> str:
     """Save one model of a run with its config; gives the file's sha256."""
     path = folder / f"{kind}.safetensors"
-    checkpoint.save(path, kind, model.state_dict(), {"config": checkpoint.config_to_dict(model.config), **meta})
-    return checkpoint.load(path, kind)[1]["sha256"]
+    return checkpoint.save(path, kind, model.state_dict(), {"config": checkpoint.config_to_dict(model.config), **meta})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minidalle import checkpoint
 from minidalle.presets import ALL_STAGES, STAGES
+from minidalle.runs import read_metrics
 
 MAX_POINTS = 60  # of a curve
 FOLDERS = (Path(__file__).parent / "curves", Path(__file__).parent.parent / "data" / "reference")
@@ -27,7 +28,7 @@ def make(runs: list[Path]) -> dict:
             origins.add((header["preset"], header["recipe"]))
             if str(header["seed"]) in stages[stage]:
                 raise ValueError(f"{run}: the seed {header['seed']} of {stage} comes twice: name runs of other seeds.")
-            stages[stage][str(header["seed"])] = thin(read_metrics(run / f"{stage}.metrics.jsonl"))
+            stages[stage][str(header["seed"])] = thin(curve_of(run / f"{stage}.metrics.jsonl"))
     if len(origins) != 1:
         several = ", ".join(f"{recipe} of {preset}" for preset, recipe in sorted(origins))
         raise ValueError(f"The runs are of {several}; name runs of one recipe of one preset.")
@@ -35,12 +36,11 @@ def make(runs: list[Path]) -> dict:
     return {"preset": preset, "recipe": recipe, "stages": stages}
 
 
-def read_metrics(path: Path) -> list[tuple[int, float]]:
+def curve_of(path: Path) -> list[tuple[int, float]]:
     """Read steps and losses of a stage's metrics."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: name the folder of a run, which keeps its metrics.")
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return [(line["step"], line["loss"]) for line in lines]
+    return [(line["step"], line["loss"]) for line in read_metrics(path)]
 
 
 def thin(curve: list[tuple[int, float]]) -> dict:

@@ -133,14 +133,23 @@ def diversity(read: list[Scene | None]) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def retrieval(pipe: MiniDalle, n: int, seed: str) -> dict:
-    """Ask CLIP to find each held-out picture's full caption among n, and each caption's picture."""
+    """Ask CLIP to find each held-out picture's full caption among n, and each caption's picture.
+
+    Scenes of the same facts occur more than once, so whatever fits is right.
+    """
     rng = random.Random(seed)
     scenes = [draw_scene(rng, 0.5 * pipe.two_things, held_out=True) for _ in range(n)]
-    tokens = tokenizer.encode([write(describe(scene, rng, fullness=1.0), rng) for scene in scenes])
+    said = [describe(scene, rng, fullness=1.0) for scene in scenes]
+    tokens = tokenizer.encode([write(description, rng) for description in said])
     z_text, _ = pipe.clip.encode_text(tokens.to(pipe.device))
     z_image = pipe.clip.encode_image(render(scenes, pipe.clip.config.image_size).to(pipe.device))
-    similarity, right = z_image @ z_text.T, torch.arange(n, device=z_text.device)
-    hits = [int((similarity.argmax(dim) == right).sum()) for dim in (1, 0)]
+    similarity = z_image @ z_text.T
+    caption_of, picture_of = (similarity.argmax(dim).tolist() for dim in (1, 0))
+    fits = [
+        [all(matches(said[j], scenes[i]).values()) for i, j in found]
+        for found in (enumerate(caption_of), zip(picture_of, range(n), strict=True))
+    ]
+    hits = [sum(found) for found in fits]
     return {"image to text": Rate(hits[0], n), "text to image": Rate(hits[1], n), "chance": 1 / n}
 
 
@@ -176,10 +185,14 @@ def precision_recall(real: torch.Tensor, made: torch.Tensor, k: int = 3) -> tupl
 
 @torch.no_grad()
 def fidelity(pipe: MiniDalle, made: torch.Tensor, asked: list[Asked]) -> dict:
-    """Compare painted pictures with real ones of the same prompts, and real ones with other real ones as the floor."""
-    size, rng = pipe.clip.config.image_size, random.Random("report/floor")
-    real = render([prompt.scene for prompt in asked], size)
-    other = render([draw_scene(rng, len(prompt.scene.things) - 1) for prompt in asked], size)
+    """Compare painted pictures with real ones; as the floor, real ones of the same prompts with those.
+
+    The real ones are of no prompt: beside the scenes that the prompts were drawn from, painted pictures would have
+    more in common with them than real ones of their own.
+    """
+    size, rng = pipe.clip.config.image_size, random.Random("report/real")
+    real = render([draw_scene(rng, len(prompt.scene.things) - 1) for prompt in asked], size)
+    other = render([prompt.scene for prompt in asked], size)
     made, real, other = (pipe.clip.encode_image(images.to(pipe.device)).cpu() for images in (made, real, other))
     precision, recall = precision_recall(real, made)
     floor_precision, floor_recall = precision_recall(real, other)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -95,7 +95,8 @@ def train_stage(
             if on_log:
                 on_log(line)
 
-        averaged = fit(model, loss_at, getattr(recipe, stage), stage, state_path, resume, keep, origin, progress)
+        whose = {**origin, "stage": asdict(getattr(recipe, stage))}
+        averaged = fit(model, loss_at, getattr(recipe, stage), stage, state_path, resume, keep, whose, progress)
     cost = {
         "seconds": round(time.perf_counter() - started, 1),
         "pictures": getattr(recipe, stage).steps * getattr(recipe, stage).batch_size,
@@ -132,7 +133,24 @@ def loss_of(
 def metrics_until(path: Path, step: int) -> list[str]:
     """Give the lines of metrics up to a step; those after it are of steps that a resumed training takes again."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    whole = [line for line in lines if line.endswith("\n")]
+    return [line for line, metrics in zip(whole, read_metrics(path), strict=True) if metrics["step"] <= step]
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Read the metrics of a stage, a line each; a last line that was cut off is left out.
+
+    Raises: ValueError: when a line is broken (file and line are named); there are none when the file is missing.
+    """
+    metrics = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(True) if path.exists() else [], 1):
+        try:
+            if line.endswith("\n"):
+                found = json.loads(line)
+                metrics.append({**found, "step": int(found["step"]), "loss": float(found["loss"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}, holds no step and loss: remove that line.") from error
+    return metrics
 
 
 def is_finished(folder: Path, stage: str, origin: dict) -> bool:

@@ -81,8 +81,8 @@ def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, wo
         drop_image = (torch.rand(batch_size, generator=generator) < decoder.config.drop_image).to(device)
         drop_text = (torch.rand(batch_size, generator=generator) < decoder.config.drop_text).to(device)
 
-        blur = torch.randn(z_image.shape, generator=generator).to(device) / z_image.shape[1] ** 0.5
-        told = z_image + decoder.config.image_noise * blur
+        noise_z = torch.randn(z_image.shape, generator=generator).to(device) / z_image.shape[1] ** 0.5
+        told = z_image + decoder.config.image_noise * noise_z
 
         def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return decoder(x_t, t, told, text_states, mask, drop_image, drop_text)

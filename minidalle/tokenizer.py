@@ -7,18 +7,13 @@ import difflib
 
 import torch
 
-from minidalle.captions import known_words
+from minidalle.captions import known_words, words_of
 
 PAD, END = "<pad>", "<end>"
 VOCABULARY = (PAD, END, *known_words())
 CONTEXT_LENGTH = 20  # tokens, the end token included
 
 _IDS = {word: i for i, word in enumerate(VOCABULARY)}
-
-
-def words_of(caption: str) -> list[str]:
-    """Split a caption into lower-case words; commas and full stops fall away."""
-    return caption.lower().replace(",", " ").replace(".", " ").split()
 
 
 def encode(captions: list[str]) -> torch.Tensor:

@@ -109,7 +109,7 @@ def fit(
                 if not math.isfinite(mean):
                     kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
                     raise TrainingError(
-                        f"{name}: the loss became {mean} by step {done}; {kept}: lower the learning rate."
+                        f"{name}: the loss became {mean} by step {done}; {kept}: lower the rates in its recipe."
                     )
                 bar.set_postfix(loss=f"{mean:.4f}", pictures_per_s=round(recipe.batch_size * done / seconds))
                 if on_log:
@@ -173,8 +173,11 @@ def load_state(
     for name, tensor in tensors.items():
         group, rest = name.split(".", 1)
         groups[group][rest] = tensor
-    model.load_state_dict(groups["model"])
-    averaged.load_state_dict(groups["averaged"])
+    try:
+        model.load_state_dict(groups["model"])
+        averaged.load_state_dict(groups["averaged"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} is of a model of other sizes: name another folder, or begin anew.") from error
     parameters = dict(model.named_parameters())
     owner = {p: optimizer for optimizer in optimizers for p in optimizer.param_groups[0]["params"]}
     for name, tensor in groups["optimizer"].items():

@@ -163,6 +163,10 @@ REFUSED = {
     "too many words": ({"prompt": "red " * 20}, "20 words"),
     "no pictures": ({"num_images_per_prompt": 0}, "0 pictures.*1 or more"),
     "fewer than no pictures": ({"num_images_per_prompt": -2}, "-2 pictures.*1 or more"),
+    "half a picture": ({"num_images_per_prompt": 1.5}, "1.5 pictures.*whole number"),
+    "words that are no prompt": ({"prompt": "of of of"}, "names one thing where it announces two|names no thing"),
+    "guidance that is no number": ({"guidance_scale": "2"}, "guidance_scale is '2'"),
+    "a z_image that is not finite": ({"z_image": torch.full((1, 16), float("nan"))}, "not finite"),
     "no steps": ({"num_inference_steps": 0}, "^0 sampling steps.*1 to 1000"),
     "negative steps": ({"num_inference_steps": -5}, "-5 sampling steps"),
     "too many steps": ({"num_inference_steps": 1001}, "1001 sampling steps"),
@@ -185,6 +189,14 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_drawn(pipe, calls, name):
     with pytest.raises(ValueError, match=message):
         draw(pipe, **options)
     assert calls["decoder"] == 0
+
+
+def test_who_has_learned_one_thing_refuses_two(pipe, calls, monkeypatch):
+    monkeypatch.setattr(pipe, "two_things", False)
+    with pytest.raises(ValueError, match=r"a red circle above a ring.* names two things.* name one"):
+        draw(pipe, ["a red circle", "a red circle above a ring"])
+    assert calls["decoder"] == calls["prior"] == 0
+    assert len(draw(pipe, "a red circle").images) == 1
 
 
 def test_loading_touches_no_global_random_numbers(micro_run):

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from minidalle import oracle, report
+from minidalle import oracle, report, tokenizer
 from minidalle.captions import Description, parse
 from minidalle.report import (
     Rate,
@@ -215,6 +215,29 @@ def test_retrieval_is_perfect_for_a_clip_that_knows_every_scene(pipe, monkeypatc
     assert found == {"image to text": Rate(16, 16), "text to image": Rate(16, 16), "chance": 1 / 16}
     monkeypatch.setattr(pipe.clip, "encode_image", lambda images: known[: len(images)].roll(1, 0))
     assert retrieval(pipe, 16, "test")["image to text"].hits == 0
+
+
+def test_scenes_of_the_same_facts_may_be_taken_for_each_other(pipe, monkeypatch):
+    numbers = {}
+
+    def embed(things_places_backgrounds) -> torch.Tensor:  # one vector for each set of facts
+        facts = [((t.shape, t.color, t.size), place, ground) for (t,), place, ground in things_places_backgrounds]
+        return torch.eye(200)[[numbers.setdefault(fact, len(numbers)) for fact in facts]]
+
+    def embed_images(images):
+        return embed((s.things, s.place, s.background) for s in oracle.read(images))
+
+    def embed_text(tokens):
+        said = [parse(caption) for caption in tokenizer.decode(tokens)]
+        return embed((d.things, d.place, d.background) for d in said), None
+
+    monkeypatch.setattr(pipe.clip, "encode_image", embed_images)
+    monkeypatch.setattr(pipe.clip, "encode_text", embed_text)
+    monkeypatch.setattr(report, "render", lambda scenes, size: render(scenes, 32))  # the oracle reads no 16 pixels
+    monkeypatch.setattr(pipe, "two_things", False)
+    found = retrieval(pipe, 200, "test")
+    assert len(numbers) < 200
+    assert found["image to text"] == found["text to image"] == Rate(200, 200)
 
 
 def test_any_number_of_prompts_is_painted_in_chunks_with_noise_of_their_own(monkeypatch):

@@ -207,7 +207,16 @@ def test_an_unknown_recipe_is_refused(tmp_path):
 
 def test_a_half_written_line_of_metrics_is_dropped(tmp_path):
     path = tmp_path / "clip.metrics.jsonl"
-    path.write_text('{"step": 10}\n{"step": 20}\n{"step": 3')
-    assert runs.metrics_until(path, 30) == ['{"step": 10}\n', '{"step": 20}\n']
-    assert runs.metrics_until(path, 10) == ['{"step": 10}\n']
+    first, second = '{"step": 10, "loss": 2.0}\n', '{"step": 20, "loss": 1.0}\n'
+    path.write_text(first + second + '{"step": 3')
+    assert runs.metrics_until(path, 30) == [first, second]
+    assert runs.metrics_until(path, 10) == [first]
     assert runs.metrics_until(tmp_path / "none", 10) == []
+
+
+@pytest.mark.parametrize("line", ["[]", '{"step": 3}', '{"step": "x", "loss": 1}', "nonsense"])
+def test_a_broken_line_of_metrics_is_named(tmp_path, line):
+    path = tmp_path / "clip.metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 2.0}}\n{line}\n{{"step": 5, "loss": 2.0}}\n')
+    with pytest.raises(ValueError, match=r"clip\.metrics\.jsonl, line 2, holds no step and loss: remove that line"):
+        runs.read_metrics(path)
