@@ -100,7 +100,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def bench(preset: Preset, device: torch.device, repeats: int = 7, batch_size: int = 64) -> dict:
-    """Measure training rates of all stages, the cost of a generated picture, and memory."""
+    """Measure training rates of CLIP, prior and decoder, the cost of a generated picture, and memory."""
     peak = matmul_rate(device)
     result: dict = {"device": str(device), "threads": torch.get_num_threads(), "matmul GFLOP/s": round(peak / 1e9, 1)}
     result["rendered pictures/s on one core"] = round(renderer_rate(preset.clip.image_size, repeats))

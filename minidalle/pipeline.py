@@ -19,7 +19,7 @@ from minidalle.data import to_pil
 from minidalle.decoder import Decoder, DecoderConfig
 from minidalle.device import autocast, pick_device
 from minidalle.diffusion import GaussianDiffusion, cosine_betas, guided
-from minidalle.prior import DiffusionPrior, PriorConfig
+from minidalle.prior import DiffusionPrior, PriorConfig, choose_candidate
 from minidalle.samplers import SAMPLERS, Step, draw_noise, last
 from minidalle.upsampler import Upsampler, UpsamplerConfig, enlarge
 
@@ -115,9 +115,8 @@ class MiniDalle:
                     f"The {kind} in {folder} was trained with another CLIP than the one beside it: train it again."
                 )
             pieces.append(model)
-        two_things = clip_header.get("two_things", 1) > 0
         upsampler = load_model(folder, "upsampler")[0] if (folder / "upsampler.safetensors").exists() else None
-        return cls(clip, *pieces, pick_device(device), two_things, upsampler)
+        return cls(clip, *pieces, pick_device(device), clip_header.get("two_things", 1) > 0, upsampler)
 
     @torch.no_grad()
     def __call__(
@@ -194,12 +193,12 @@ class MiniDalle:
         generator: torch.Generator | None = None,
         num_candidates: int = 2,
     ) -> torch.Tensor:
-        """Find a z_image for each caption: of several candidates, the one nearest to z_text.
+        """Find a z_image for each caption, the better of several candidates.
 
         Fresh noise at every step (DDPM) mends what a small prior gets wrong; without it, z_image often stays half way
         between two readings of a caption.
 
-        Returns: (B, D), unit norm. Paper: sec. 2.2 (two candidates, higher dot product).
+        Returns: (B, D), unit norm. Paper: sec. 2.2.
         """
         rows = prompts.z_text.repeat_interleave(num_candidates, 0)  # (B * candidates, D)
 
@@ -212,8 +211,7 @@ class MiniDalle:
         noise = draw_noise(rows, generator)
         found = last(SAMPLERS["ddpm"](self.prior_diffusion, model, noise, num_steps, False, generator))
         candidates = F.normalize(found.float(), dim=-1).unflatten(0, (-1, num_candidates))  # (B, candidates, D)
-        best = (candidates * prompts.z_text[:, None]).sum(-1).argmax(1)
-        return candidates[torch.arange(len(best), device=best.device), best]
+        return choose_candidate(candidates, prompts.z_text)
 
     @torch.no_grad()
     def decode(
@@ -226,8 +224,7 @@ class MiniDalle:
         sampler: str = "dpm",
     ) -> Iterator[Step]:
         """Draw z_image: an iterator of sampling steps, the last of which holds the pictures."""
-        size = self.decoder.config.unet.image_size
-        z_image = z_image.to(self.device)
+        size, z_image = self.decoder.config.unet.image_size, z_image.to(self.device)
         if z_image.shape != prompts.z_text.shape:
             raise ValueError(f"z_image has shape {tuple(z_image.shape)}; {tuple(prompts.z_text.shape)} was expected.")
         if not z_image.isfinite().all():

@@ -1,4 +1,7 @@
-"""Sizes of the models and how they are trained: one frozen dataclass each, nothing hidden elsewhere."""
+"""Sizes of the models and how long, how fast and on what they are trained, one frozen dataclass each.
+
+What does not differ between recipes stands where it is used: what a stage sees in runs.py and stages.py.
+"""
 
 from dataclasses import dataclass
 

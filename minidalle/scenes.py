@@ -133,7 +133,7 @@ def draw_scene(rng: random.Random, two_things: float = 0.5, held_out: bool = Fal
 
 
 def twin(scene: Scene, rng: random.Random) -> Scene:
-    """Change one fact of a scene: a shape, a colour, a size, the background, the place; or swap two things' facts.
+    """Change one fact of a scene, of one thing any; or swap the facts of two things.
 
     In a batch of pictures and their twins, CLIP can tell a picture from its twin only by that one fact, so it learns
     the hard facts (place, shape, which colour belongs to which thing) as soon as the easy ones.

@@ -1,4 +1,4 @@
-"""Pictures of pictures, and the drawings of the notebooks. With widgets.py the only file that imports matplotlib."""
+"""Pictures of pictures, and the drawings of the notebooks. The only file that imports matplotlib."""
 
 import base64
 import io
@@ -170,7 +170,7 @@ def loss_curve(
         total: steps that the training will take; None: not known.
     """
     figure = Figure(figsize=(7.2, 3.2))
-    axes = figure.add_axes((0.08, 0.15, 0.9, 0.75))  # a layout that is computed would double the time
+    axes = figure.add_axes((0.11, 0.15, 0.87, 0.75))  # a layout that is computed would double the time
     if reference:
         steps = sorted({step for other in reference for step in other["steps"]})
         others = [np.interp(steps, other["steps"], other["losses"]) for other in reference]
@@ -187,8 +187,9 @@ def loss_curve(
     else:
         axes.set_ylim(bottom=min(0, *losses))
     axes.set_xlim(0, total or None)
-    axes.set(title=f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", xlabel="step", ylabel="loss")
-    axes.legend(loc="upper right" if len(lines or {}) == 0 else "center right", frameon=False)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.set_title(f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", loc="left")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, frameon=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Sliders, menus and a text field over pictures. With viz.py the only file that imports ipywidgets.
+"""Sliders, menus and a text field over pictures. The only file that imports ipywidgets.
 
 Pictures are made first; a callback only swaps the bytes of one Image, since some versions of JupyterLab run callbacks
 on another thread. Only what ipywidgets 7 and 8 both know is used. Beside each widget a notebook shows a static picture,

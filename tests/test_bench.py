@@ -21,8 +21,7 @@ def test_a_bench_measures_every_stage_and_counts_network_calls():
     assert result["device"] == "cpu" and result["threads"] == torch.get_num_threads()
     assert result["matmul GFLOP/s"] > 0 and result["peak memory MB"] > 0
     for stage in STAGES:
-        assert all(value >= 0 for value in result[f"{stage} training"].values())
-        assert result[f"{stage} training"]["pictures/s"] > 0
+        assert all(value > 0 for value in result[f"{stage} training"].values())
     assert result["one picture"]["network calls"] == {"prior": 64, "decoder": 20}
     assert result["one picture"]["ms"] > 0 and result["rendered pictures/s on one core"] > 0
 

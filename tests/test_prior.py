@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minidalle.prior import DiffusionPrior, PriorConfig, sight
+from minidalle.prior import CANDIDATE_SLACK, DiffusionPrior, PriorConfig, choose_candidate, sight
 
 CONFIG = PriorConfig(embed_dim=8, text_width=12, width=16, depth=2, num_heads=2)
 B, L = 4, 6
@@ -132,3 +132,22 @@ def test_one_tail_sees_as_a_plain_causal_transformer_does():
     mask = torch.tensor([[True, True, False], [True, True, True]])
     real = torch.cat([mask, torch.ones(2, 4, dtype=torch.bool)], dim=1)
     assert torch.equal(sight(mask, 1), torch.ones(7, 7, dtype=torch.bool).tril() & real[:, None])
+
+
+@pytest.mark.parametrize(
+    ("cosines", "chosen"),
+    [
+        ((0.5, 0.5 + 2 * CANDIDATE_SLACK), 1),
+        ((0.5, 0.5 + 0.9 * CANDIDATE_SLACK), 0),
+        ((0.6, 0.2), 0),
+        ((0.1, 0.8, 0.79, 0.9), 3),
+        ((0.1, 0.88, 0.79, 0.9), 1),
+        ((0.4,), 0),
+    ],
+)
+def test_the_first_candidate_that_is_about_as_near_as_the_nearest_is_chosen(cosines, chosen):
+    angles = torch.tensor(cosines).acos()
+    candidates = torch.stack([angles.cos(), angles.sin()], dim=1)
+    z_text = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = choose_candidate(torch.stack([candidates, candidates.flip(1)]), z_text)
+    torch.testing.assert_close(found, torch.stack([candidates[chosen], candidates[chosen].flip(0)]))
