@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minidalle.clip import CLIP
 from minidalle.data import World
 from minidalle.device import autocast, half_precision
-from minidalle.optimizers import Muon, split_parameters
+from minidalle.optimizers import make_optimizers
 from minidalle.pipeline import KINDS, MiniDalle, decoder_diffusion, prior_diffusion
 from minidalle.presets import STAGES, Preset
 from minidalle.scenes import draw_scene, render
@@ -50,8 +50,7 @@ def matmul_rate(device: torch.device, size: int = 1024) -> float:
 
 def training_step(model: nn.Module, loss_at: Callable[[int], torch.Tensor], device: torch.device) -> Callable[[], None]:
     """Make one step of training, optimisers included."""
-    matrices, others = split_parameters(model)
-    optimizers = [Muon(matrices, 1e-4), torch.optim.AdamW(others, 1e-5)]
+    optimizers = make_optimizers(model, matrix_lr=1e-4, lr=1e-5)
 
     def step() -> None:
         with autocast(device):

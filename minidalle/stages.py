@@ -14,6 +14,7 @@ from minidalle.upsampler import Upsampler, blur, crop, enlarge, shrink
 
 LossAt = Callable[[int], torch.Tensor]
 
+SOFTENING = 0.01  # below this root mean squared error, the decoder's loss is an error's square again
 NOISES = 6  # that each z_image gets in a step of the prior, which reads its caption once for all of them
 
 
@@ -68,8 +69,10 @@ def prior_stage(
 def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int) -> LossAt:
     """Learn to draw the picture that a z_image, or a caption, or both describe.
 
-    We differ: a timestep is drawn in proportion to its number, not evenly. What is drawn and where is decided where
-    there is most noise, and a network that predicts the picture learns the rest on the way.
+    We differ twice. A timestep is drawn in proportion to its number, not evenly: what is drawn and where is decided
+    where there is most noise, and a network that predicts the picture learns the rest on the way. And of each picture's
+    error the root is taken, so that a small thing, which can only cause a small error, counts as much as a large one (a
+    pseudo-Huber loss as in Song and Dhariwal 2023, sec. 3.3).
     """
 
     def loss_at(step: int) -> torch.Tensor:
@@ -87,7 +90,8 @@ def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, wo
         def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return decoder(x_t, t, told, text_states, mask, drop_image, drop_text)
 
-        return diffusion.training_loss(model, batch.images.to(device), t, noise).mean()
+        errors = diffusion.training_loss(model, batch.images.to(device), t, noise)  # (B,), mean squared error of each
+        return (errors + SOFTENING**2).sqrt().mean()
 
     return loss_at
 

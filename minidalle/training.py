@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from minidalle import checkpoint
 from minidalle.device import autocast, half_precision
-from minidalle.optimizers import Muon, split_parameters
+from minidalle.optimizers import make_optimizers
 from minidalle.presets import StageRecipe
 
 LOG_EVERY = 10  # steps between lines of metrics; the loss is fetched from the device as rarely
@@ -69,11 +69,7 @@ def fit(
     """
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    matrices, others = split_parameters(model)
-    optimizers = [
-        Muon(matrices, recipe.matrix_lr),
-        torch.optim.AdamW(others, recipe.lr, betas=(0.9, 0.99), weight_decay=0),
-    ]
+    optimizers = make_optimizers(model, recipe.matrix_lr, recipe.lr)
     scaler = torch.amp.GradScaler(device.type, enabled=half_precision(device) == torch.float16)
     first, spent = 0, 0.0
     if resume and state_path is not None and state_path.exists():

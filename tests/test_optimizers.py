@@ -34,6 +34,15 @@ def test_singular_values_come_near_one_and_their_vectors_stay(shape):
     assert torch.linalg.eigvalsh(right).min() > 0.65
 
 
+@pytest.mark.parametrize("shape", [(32, 96), (48, 432), (512, 128)])
+def test_in_bfloat16_it_goes_about_the_same_way(shape):
+    matrices = torch.randn(4, *shape)
+    exact, rough = orthogonalize(matrices), orthogonalize(matrices.bfloat16())
+    assert rough.dtype == torch.bfloat16
+    off = (rough.float() - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))
+    assert 1e-4 < off.max() < 0.05
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
 def test_it_runs_the_quintic_on_singular_values(shape):
     values = torch.tensor([[0.9, 0.5, 0.1]])

@@ -12,7 +12,7 @@ from minidalle.decoder import Decoder, DecoderConfig
 from minidalle.diffusion import GaussianDiffusion, cosine_betas
 from minidalle.presets import StageRecipe
 from minidalle.prior import DiffusionPrior, PriorConfig
-from minidalle.stages import clip_stage, decoder_stage, embed, prior_stage
+from minidalle.stages import SOFTENING, clip_stage, decoder_stage, embed, prior_stage
 from minidalle.training import fit
 from minidalle.unet import UNetConfig
 
@@ -152,7 +152,7 @@ def test_the_decoder_is_told_a_z_image_as_inexact_as_its_config_says(noise):
 
 
 def test_the_decoder_learns_the_picture():
-    """A decoder that knows the pictures has no loss."""
+    """A decoder that knows the pictures has the least loss."""
     clip, world = CLIP(CLIP_CONFIG), World(SIZE)
     model, loss_at = build("decoder", clip, world)
     images, diffusion = world.batch(5, 4).images, GaussianDiffusion(cosine_betas(1000), "v")
@@ -161,4 +161,17 @@ def test_the_decoder_learns_the_picture():
         return diffusion.target(images, diffusion.pred_eps(images, x_t, t), t)
 
     model.forward = knowing
-    assert loss_at(5) < 1e-6
+    assert loss_at(5).item() == pytest.approx(SOFTENING)
+
+
+def test_small_errors_of_the_decoder_count_by_their_size_and_not_by_its_square():
+    clip, world = CLIP(CLIP_CONFIG), World(SIZE)
+    model, loss_at = build("decoder", clip, world)
+    images, diffusion = world.batch(5, 4).images, GaussianDiffusion(cosine_betas(1000), "v")
+    off = torch.tensor([0.0, 0.02, 0.3, 1.0])
+
+    def nearly(x_t: torch.Tensor, t: torch.Tensor, *told) -> torch.Tensor:
+        return diffusion.target(images, diffusion.pred_eps(images, x_t, t), t) + off.view(4, 1, 1, 1)
+
+    model.forward = nearly
+    assert loss_at(5).item() == pytest.approx((off**2 + SOFTENING**2).sqrt().mean().item(), rel=1e-4)
