@@ -39,6 +39,17 @@ def budget() -> str:
     return found
 
 
+def seed() -> int:
+    """Read the seed of your trainings from MINIDALLE_SEED; 0 where it is not set.
+
+    Raises: ValueError: when it is no whole number.
+    """
+    found = os.environ.get("MINIDALLE_SEED") or "0"
+    if not found.isdecimal():
+        raise ValueError(f'MINIDALLE_SEED is "{found}"; a whole number was expected.')
+    return int(found)
+
+
 def steps(quick: int, smoke: int | None = None, full: int | None = None) -> int:
     """Choose the number of steps of a training under this budget."""
     defaults = {"smoke": max(2, quick // 20), "quick": quick, "full": 4 * quick}
@@ -166,7 +177,16 @@ def train(stage: str) -> torch.nn.Module:
     started = time.perf_counter()
     with locked(FOLDER):
         model = train_stage(
-            preset(), budget(), FOLDER, stage, 0, device, resume=False, clip_folder=clips, on_log=live, progress=False
+            preset(),
+            budget(),
+            FOLDER,
+            stage,
+            seed(),
+            device,
+            resume=False,
+            clip_folder=clips,
+            on_log=live,
+            progress=False,
         )
     live.done()
     print(f"{stage}: {recipe.steps} steps in {time.perf_counter() - started:.0f} s. {live.verdict()}")

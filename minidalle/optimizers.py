@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-from minidalle.device import half_precision
-
 # Coefficients of the quintic iteration that drives all singular values towards 1 (Jordan et al. 2024)
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -15,7 +13,7 @@ def orthogonalize(matrices: torch.Tensor, num_iterations: int = 5) -> torch.Tens
     The iteration X -> aX + b(XX')X + c(XX')(XX')X is run on the small square XX' alone, and applied to X at the end.
 
     Args:
-        matrices: (B, M, N), float32 or bfloat16.
+        matrices: (B, M, N), float32; in 16 bits the Gram matrix of a low rank is not positive, and it diverges.
         num_iterations: 5 bring singular values above 0.01 of the largest into about 0.7 to 1.2.
 
     Returns: (B, M, N).
@@ -42,9 +40,8 @@ class Muon(torch.optim.Optimizer):
     which is several times faster than one by one. torch.optim.Muon takes no kernels, which are most of a UNet.
     """
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32):
+    def __init__(self, parameters, lr: float, momentum: float = 0.95):
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
-        self.dtype = dtype  # of the iteration; bfloat16 is exact enough, since it aims at singular values near 1 only
 
     @torch.no_grad()
     def step(self) -> None:
@@ -55,7 +52,7 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     by_shape.setdefault(tuple(p.flatten(1).shape), []).append(p)
             for (rows, columns), parameters in by_shape.items():
-                steps = orthogonalize(self._momenta(parameters, group["momentum"]).to(self.dtype))
+                steps = orthogonalize(self._momenta(parameters, group["momentum"]))
                 size = group["lr"] * max(1.0, rows / columns) ** 0.5
                 for p, direction in zip(parameters, steps, strict=True):
                     p.sub_(direction.view_as(p), alpha=size)
@@ -77,10 +74,6 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def make_optimizers(model: nn.Module, matrix_lr: float, lr: float) -> list[torch.optim.Optimizer]:
-    """Make Muon for the matrices of a model, in bfloat16 where the device is fast at that, and AdamW for the rest."""
+    """Make Muon for the matrices of a model and AdamW for the rest."""
     matrices, others = split_parameters(model)
-    fast = half_precision(next(model.parameters()).device) == torch.bfloat16
-    return [
-        Muon(matrices, matrix_lr, dtype=torch.bfloat16 if fast else torch.float32),
-        torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0),
-    ]
+    return [Muon(matrices, matrix_lr), torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0)]

@@ -72,7 +72,7 @@ TINY = Preset(
     recipes={
         "quick": Recipe(
             two_things=0.0,
-            clip=StageRecipe(steps=360, batch_size=128, matrix_lr=0.01, lr=2e-3),
+            clip=StageRecipe(steps=360, batch_size=128, matrix_lr=0.02, lr=2e-3),
             prior=StageRecipe(steps=760, batch_size=32, matrix_lr=0.02, lr=2e-3),
             decoder=StageRecipe(steps=690, batch_size=64, matrix_lr=0.01, lr=2e-3),
             upsampler=StageRecipe(steps=400, batch_size=64, matrix_lr=0.01, lr=2e-3),
@@ -81,7 +81,7 @@ TINY = Preset(
             two_things=0.6,
             clip=StageRecipe(steps=1600, batch_size=128, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
             prior=StageRecipe(steps=3000, batch_size=32, matrix_lr=0.02, lr=2e-3, ema_decay=0.998),
-            decoder=StageRecipe(steps=10000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            decoder=StageRecipe(steps=6000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
             upsampler=StageRecipe(steps=2000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
         ),
     },

@@ -36,6 +36,7 @@ def classroom(tmp_path, monkeypatch, shipped) -> Path:
     monkeypatch.setattr(course, "pick_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(course, "FOLDER", Path("my_models"))
     monkeypatch.delenv("MINIDALLE_BUDGET", raising=False)
+    monkeypatch.delenv("MINIDALLE_SEED", raising=False)
     course.begin("00_welcome")
     return tmp_path
 
@@ -57,6 +58,16 @@ def test_the_budget_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("MINIDALLE_BUDGET", "fast")
     with pytest.raises(ValueError, match='MINIDALLE_BUDGET is "fast"; choose one of smoke, quick, full'):
         course.budget()
+
+
+def test_the_seed_comes_from_the_environment(monkeypatch):
+    assert course.seed() == 0
+    monkeypatch.setenv("MINIDALLE_SEED", "7")
+    course.train("clip")
+    assert course.own("clip")["seed"] == 7
+    monkeypatch.setenv("MINIDALLE_SEED", "seven")
+    with pytest.raises(ValueError, match='MINIDALLE_SEED is "seven"; a whole number was expected'):
+        course.seed()
 
 
 def test_the_smoke_recipe_is_the_quick_one_with_few_steps(monkeypatch):

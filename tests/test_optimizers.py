@@ -34,13 +34,12 @@ def test_singular_values_come_near_one_and_their_vectors_stay(shape):
     assert torch.linalg.eigvalsh(right).min() > 0.65
 
 
-@pytest.mark.parametrize("shape", [(32, 96), (48, 432), (512, 128)])
-def test_in_bfloat16_it_goes_about_the_same_way(shape):
-    matrices = torch.randn(4, *shape)
-    exact, rough = orthogonalize(matrices), orthogonalize(matrices.bfloat16())
-    assert rough.dtype == torch.bfloat16
-    off = (rough.float() - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))
-    assert 1e-4 < off.max() < 0.05
+@pytest.mark.parametrize("shape", [(64, 64), (48, 432), (512, 128)])
+def test_matrices_of_low_rank_do_not_grow(shape):
+    rows, columns = shape
+    low = torch.randn(4, rows, 3) @ torch.randn(4, 3, columns)
+    values = torch.linalg.svdvals(orthogonalize(low))
+    assert values[:, :3].min() > 0.65 and values.max() < 1.25 and values[:, 3:].max() < 0.1
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
