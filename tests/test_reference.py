@@ -7,7 +7,7 @@ from conftest import MICRO
 
 from minidalle import reference
 from minidalle.cli import main
-from minidalle.presets import STAGES
+from minidalle.presets import ALL_STAGES, STAGES, TINY
 from minidalle.runs import train
 
 
@@ -76,3 +76,17 @@ def test_what_is_shipped_is_of_this_package():
             found = json.loads(path.read_text())
             assert path.stem == found["preset"] and set(found["stages"]) >= set(STAGES)
             assert all(len(curves) >= 3 for curves in found["stages"].values())
+
+
+@pytest.mark.parametrize("stage", ALL_STAGES)
+def test_the_shipped_curves_are_three_seeds_of_the_recipe_as_it_is(stage):
+    curves = reference.load("tiny", "quick", stage)
+    assert len(curves) == 3
+    assert {curve["steps"][-1] for curve in curves} == {getattr(TINY.recipes["quick"], stage).steps}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "stage"), [("04_reverse_diffusion", "denoiser"), ("05_unet", "unet"), ("06_guidance", "unet")]
+)
+def test_notebooks_that_train_a_model_of_their_own_have_curves(notebook, stage):
+    assert len(reference.load(notebook, "quick", stage)) == 3 and reference.load(notebook, "full", stage) == []
