@@ -239,7 +239,8 @@ def info(args: argparse.Namespace) -> None:
         origin = ", ".join(f"{key} {header[key]}" for key in keys if key in header)
         print(f"{kind}: {count:.2f} M parameters, {origin}, sha256 {header['sha256'][:12]}")
     if unusable:
-        raise CheckpointError(f"{folder} draws nothing without a usable {' and '.join(unusable)}.")
+        missing = " and ".join(unusable)
+        raise CheckpointError(f"{folder} draws nothing without a usable {missing}: train it, or name another folder.")
 
 
 def data_command(args: argparse.Namespace) -> None:
