@@ -117,12 +117,12 @@ def piece_folder(kind: str) -> Path | None:
 
 def whose(kind: str) -> str:
     """Say whose piece is used, and why the shipped one where yours is there."""
-    folder = piece_folder(kind)
+    folder, piece = piece_folder(kind), own(kind)
     if folder == FOLDER:
-        piece = own(kind)
         return f"yours ({FOLDER}, {piece['recipe']} budget, {piece['seconds']:.0f} s of training)"
-    if own(kind) is None:
-        return f"shipped (notebook {LESSONS[kind]} trains your own)"
+    if piece is None:
+        unusable = "yours is damaged or was only a smoke test; " if (FOLDER / f"{kind}.safetensors").exists() else ""
+        return f"shipped ({unusable}notebook {LESSONS[kind]} trains your own)"
     if kind == "clip":
         missing = [k for k in _needed if k != "clip" and (own(k) or {}).get("clip") != own("clip")["sha256"]]
         return f"shipped (yours has no {' and no '.join(missing)} yet: notebook {LESSONS[missing[0]]})"

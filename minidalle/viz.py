@@ -46,11 +46,12 @@ def contact_sheet(rows: list[tuple[str, torch.Tensor]], title: str = "") -> Figu
         title: written above.
     """
     columns = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(3.0 + 0.8 * columns, 0.4 + 0.85 * len(rows)), dpi=100)
+    above = 0.35 if title else 0.05  # inches
+    figure = Figure(figsize=(3.0 + 0.8 * columns, above + 0.05 + 0.85 * len(rows)), dpi=100)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         len(rows), columns + 1, width_ratios=[3.4] + [1] * columns, wspace=0.06, hspace=0.08,
-        left=0.01, right=0.99, bottom=0.01, top=1 - 0.35 / figure.get_figheight(),
+        left=0.01, right=0.99, bottom=0.01, top=1 - above / figure.get_figheight(),
     )  # fmt: skip
     for row, (caption, images) in enumerate(rows):
         label = figure.add_subplot(grid[row, 0])

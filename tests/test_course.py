@@ -144,6 +144,7 @@ def test_damaged_and_smoke_pieces_are_passed_over(classroom, shipped, monkeypatc
     folder.mkdir()
     (folder / "clip.safetensors").write_bytes(b"damaged")
     assert same(course.load("clip"), shipped, "clip")
+    assert "yours is damaged" in capsys.readouterr().out
     save_model(folder, "clip", CLIP(MICRO.clip), {"recipe": "smoke", "seconds": 1.0})
     assert same(course.load("clip"), shipped, "clip")
     monkeypatch.setenv("MINIDALLE_BUDGET", "smoke")

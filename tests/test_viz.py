@@ -40,6 +40,15 @@ def test_a_sheet_shows_every_picture_in_its_row(tmp_path):
     assert (picture[:, 0] == 255).all()  # the captions begin inside
 
 
+def test_a_sheet_without_a_title_leaves_no_band_for_one():
+    heights = []
+    for title in ("", "A title"):
+        figure = contact_sheet([("a red circle", plain("red", 1))], title)
+        top = max(axes.get_position().y1 for axes in figure.axes)
+        heights.append((1 - top) * figure.get_figheight())  # inches above the pictures
+    assert heights[0] < 0.1 < 0.3 < heights[1]
+
+
 def test_titles_and_captions_are_written():
     figure = contact_sheet([("a red circle", plain("red", 1))], "The title")
     texts = [text.get_text() for text in figure.texts + [text for axes in figure.axes for text in axes.texts]]
