@@ -79,7 +79,7 @@ TINY = Preset(
         ),
         "full": Recipe(
             two_things=0.6,
-            clip=StageRecipe(steps=1600, batch_size=128, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            clip=StageRecipe(steps=1600, batch_size=128, matrix_lr=0.02, lr=2e-3, ema_decay=0.998),
             prior=StageRecipe(steps=3000, batch_size=32, matrix_lr=0.02, lr=2e-3, ema_decay=0.998),
             decoder=StageRecipe(steps=4000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
             upsampler=StageRecipe(steps=2000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),

@@ -15,6 +15,7 @@ from minidalle.upsampler import Upsampler, blur, crop, enlarge, shrink
 LossAt = Callable[[int], torch.Tensor]
 
 SOFTENING = 0.01  # below this root mean squared error, the decoder's loss is an error's square again
+MAX_WEIGHT = 5  # of a timestep in the prior's loss, beside pure noise (before all are scaled to a mean of 1)
 NOISES = 6  # that each z_image gets in a step of the prior, which reads its caption once for all of them
 
 
@@ -48,7 +49,12 @@ def embed(clip: CLIP, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.T
 def prior_stage(
     prior: DiffusionPrior, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int
 ) -> LossAt:
-    """Learn to find the z_image of a picture that has a given caption."""
+    """Learn to find the z_image of a picture that has a given caption.
+
+    We differ: an error counts more where there is little noise (see prior_weights). What tells a cross from a diamond
+    is a small part of z_image, and is learned last when all timesteps weigh the same.
+    """
+    weights = prior_weights(diffusion)
 
     def loss_at(step: int) -> torch.Tensor:
         z_image, z_text, text_states, mask = embed(clip, world.batch(step, batch_size))
@@ -61,9 +67,20 @@ def prior_stage(
         def model(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return prior(z_t, t, text_states, mask, z_text, drop_text)
 
-        return diffusion.training_loss(model, x_start, t, noise).mean()
+        return (weights[t] * diffusion.training_loss(model, x_start, t, noise)).mean()
 
     return loss_at
+
+
+def prior_weights(diffusion: GaussianDiffusion) -> torch.Tensor:
+    """Weigh the timesteps of the prior's loss; who always answers the same still pays the same.
+
+    Returns: (T,), float32, of mean 1.
+    Paper: Salimans and Ho 2022, sec. 4 (signal-to-noise ratio + 1, which makes the error of x_start that of v), cut off
+    as in Hang et al. 2023, sec. 3.4.
+    """
+    weights = (1 / (1 - diffusion.alphas_cumprod)).clamp(max=MAX_WEIGHT)
+    return weights / weights.mean()
 
 
 def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int) -> LossAt:

@@ -12,7 +12,7 @@ from minidalle.decoder import Decoder, DecoderConfig
 from minidalle.diffusion import GaussianDiffusion, cosine_betas
 from minidalle.presets import StageRecipe
 from minidalle.prior import DiffusionPrior, PriorConfig
-from minidalle.stages import SOFTENING, clip_stage, decoder_stage, embed, prior_stage
+from minidalle.stages import SOFTENING, clip_stage, decoder_stage, embed, prior_stage, prior_weights
 from minidalle.training import fit
 from minidalle.unet import UNetConfig
 
@@ -124,6 +124,29 @@ def test_timesteps_are_drawn_evenly_for_the_prior_and_rising_for_the_decoder(kin
     n = quarters.sum().item()
     for count, share in zip(quarters.tolist(), shares, strict=True):
         assert count == pytest.approx(n * share, abs=4 * (n * share * (1 - share)) ** 0.5)
+
+
+def test_the_prior_weighs_an_error_as_v_would_but_never_more_than_five_times():
+    diffusion, t = GaussianDiffusion(cosine_betas(1000), "x_start"), torch.arange(1000)
+    x_start, noise, wrong = torch.randn(3, 1000, 16)
+    x_t = diffusion.q_sample(x_start, t, noise)
+    guess = x_start + 0.1 * wrong
+    as_v = GaussianDiffusion(cosine_betas(1000), "v")
+    v_guess = as_v.target(guess, diffusion.pred_eps(guess, x_t, t), t)
+    ratio = (v_guess - as_v.target(x_start, noise, t)).square().sum(1) / (guess - x_start).square().sum(1)
+    expected = ratio.clamp(max=5)
+    torch.testing.assert_close(prior_weights(diffusion), expected / expected.mean(), rtol=1e-3, atol=0)
+
+
+def test_the_priors_loss_is_weighted():
+    """A prior that always answers with zeros is wrong by 1 at every timestep."""
+    model, loss_at = build("prior", CLIP(CLIP_CONFIG), World(SIZE))
+    seen = []
+    model.forward = lambda z_t, t, *_: seen.append(t) or torch.zeros_like(z_t)
+    loss = loss_at(0)
+    expected = prior_weights(GaussianDiffusion(cosine_betas(1000), "x_start"))[seen[0]].mean()
+    assert expected != 1
+    torch.testing.assert_close(loss, expected)
 
 
 def test_the_prior_learns_the_embedding_of_the_picture():
