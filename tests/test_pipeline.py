@@ -136,12 +136,12 @@ def test_the_film_strip_ends_in_the_picture(pipe):
 
 def test_the_better_of_two_candidates_is_taken(pipe):
     similarities = []
-    for seed in range(40):
+    for seed in range(100):
         prompts = pipe.encode(["a red circle"])
         one, two = (pipe.sample_prior(prompts, 1, generator=noise(seed), num_candidates=n) for n in (1, 2))
         similarities.append([(z @ prompts.z_text.T).item() for z in (one, two)])
     assert all(abs(two - one) < 1e-6 or two > one + CANDIDATE_SLACK for one, two in similarities)
-    assert {two > one + CANDIDATE_SLACK for one, two in similarities} == {False, True}  # each happens
+    assert sum(two > one + CANDIDATE_SLACK for one, two in similarities) > 3
 
 
 def test_candidates_are_compared_with_their_own_caption(pipe):
