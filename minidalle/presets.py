@@ -72,9 +72,9 @@ TINY = Preset(
     recipes={
         "quick": Recipe(
             two_things=0.0,
-            clip=StageRecipe(steps=360, batch_size=128, matrix_lr=0.02, lr=2e-3),
-            prior=StageRecipe(steps=760, batch_size=32, matrix_lr=0.02, lr=2e-3),
-            decoder=StageRecipe(steps=760, batch_size=64, matrix_lr=0.01, lr=2e-3),
+            clip=StageRecipe(steps=500, batch_size=128, matrix_lr=0.02, lr=2e-3),
+            prior=StageRecipe(steps=640, batch_size=32, matrix_lr=0.02, lr=2e-3),
+            decoder=StageRecipe(steps=640, batch_size=64, matrix_lr=0.01, lr=2e-3),
             upsampler=StageRecipe(steps=400, batch_size=64, matrix_lr=0.01, lr=2e-3),
         ),
         "full": Recipe(
