@@ -264,7 +264,7 @@ class LiveLoss:
         end = reference.final_loss(self.curve)
         ends = [reference.final_loss(other) for other in self.reference]
         low, high = min(ends), max(ends)
-        slack = high - low  # three seeds do not reach the ends of what seeds can do
+        slack = high - low  # a few seeds do not reach the ends of what seeds can do
         word = (
             "better than" if end < low - slack else "worse than" if end > high + slack else "where it should be beside"
         )
