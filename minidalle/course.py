@@ -218,7 +218,7 @@ class LiveLoss:
 
     Args:
         name: of what is trained.
-        reference: curves of other seeds, as reference.load gives them, drawn as a band.
+        reference: curves of several seeds, as reference.load gives them, drawn as a band.
         lines: what theory says, a value for each name.
         total: steps of the training.
     """

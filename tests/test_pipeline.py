@@ -141,7 +141,7 @@ def test_the_better_of_two_candidates_is_taken(pipe):
         one, two = (pipe.sample_prior(prompts, 1, generator=noise(seed), num_candidates=n) for n in (1, 2))
         similarities.append([(z @ prompts.z_text.T).item() for z in (one, two)])
     assert all(abs(two - one) < 1e-6 or two > one + CANDIDATE_SLACK for one, two in similarities)
-    assert sum(two > one + CANDIDATE_SLACK for one, two in similarities) > 3
+    assert 3 < sum(two > one + CANDIDATE_SLACK for one, two in similarities) < len(similarities) - 3
 
 
 def test_candidates_are_compared_with_their_own_caption(pipe):
