@@ -23,7 +23,7 @@ BUDGETS = ("smoke", "quick", "full")
 SHIPPED = "tiny"
 LESSONS = {"clip": "02", "prior": "07", "decoder": "08", "upsampler": "09"}
 NEEDS = {"07": ("clip",), "08": ("clip", "prior"), "10": ("clip", "prior", "decoder")}  # from lessons before
-REDRAW_SECONDS = 2.0  # between two drawings of a live loss
+REDRAW_SECONDS = 5.0  # between two drawings of a live loss
 
 _needed: tuple[str, ...] = ()  # by the notebook that was begun
 

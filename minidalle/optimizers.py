@@ -38,10 +38,11 @@ class Muon(torch.optim.Optimizer):
 
     A convolution kernel counts as a matrix (out, in * height * width). Matrices of one shape are handled together,
     which is several times faster than one by one. torch.optim.Muon takes no kernels, which are most of a UNet.
+    At each step a matrix first shrinks by the share lr * weight_decay (Loshchilov and Hutter 2019).
     """
 
-    def __init__(self, parameters, lr: float, momentum: float = 0.95):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(self, parameters, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -54,6 +55,7 @@ class Muon(torch.optim.Optimizer):
             for (rows, columns), parameters in by_shape.items():
                 steps = orthogonalize(self._momenta(parameters, group["momentum"]))
                 size = group["lr"] * max(1.0, rows / columns) ** 0.5
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 for p, direction in zip(parameters, steps, strict=True):
                     p.sub_(direction.view_as(p), alpha=size)
 
@@ -73,7 +75,10 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in known]
 
 
-def make_optimizers(model: nn.Module, matrix_lr: float, lr: float) -> list[torch.optim.Optimizer]:
-    """Make Muon for the matrices of a model and AdamW for the rest."""
+def make_optimizers(
+    model: nn.Module, matrix_lr: float, lr: float, weight_decay: float = 0.0
+) -> list[torch.optim.Optimizer]:
+    """Make Muon for the matrices of a model, which alone decay, and AdamW for the rest."""
     matrices, others = split_parameters(model)
-    return [Muon(matrices, matrix_lr), torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0)]
+    muon = Muon(matrices, matrix_lr, weight_decay=weight_decay)
+    return [muon, torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0)]

@@ -22,6 +22,7 @@ class StageRecipe:
     batch_size: int
     matrix_lr: float  # Muon's, for matrices and kernels
     lr: float  # AdamW's, for the rest
+    weight_decay: float = 0.0  # of matrices and kernels
     warmup_steps: int = 20  # over which both learning rates rise from zero
     decay_share: float = 0.5  # last part of the training, over which both fall to zero
     ema_decay: float = 0.99  # of the averaged weights, the ones that are kept
@@ -74,14 +75,14 @@ TINY = Preset(
             two_things=0.0,
             clip=StageRecipe(steps=500, batch_size=128, matrix_lr=0.02, lr=2e-3),
             prior=StageRecipe(steps=640, batch_size=32, matrix_lr=0.02, lr=2e-3),
-            decoder=StageRecipe(steps=640, batch_size=64, matrix_lr=0.01, lr=2e-3),
+            decoder=StageRecipe(steps=640, batch_size=64, matrix_lr=0.01, lr=2e-3, weight_decay=0.1),
             upsampler=StageRecipe(steps=400, batch_size=64, matrix_lr=0.01, lr=2e-3),
         ),
         "full": Recipe(
             two_things=0.6,
-            clip=StageRecipe(steps=1600, batch_size=128, matrix_lr=0.02, lr=2e-3, ema_decay=0.998),
+            clip=StageRecipe(steps=3200, batch_size=128, matrix_lr=0.02, lr=2e-3),
             prior=StageRecipe(steps=3000, batch_size=32, matrix_lr=0.02, lr=2e-3, ema_decay=0.998),
-            decoder=StageRecipe(steps=4000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            decoder=StageRecipe(steps=4000, batch_size=64, matrix_lr=0.01, lr=2e-3, weight_decay=0.1, ema_decay=0.998),
             upsampler=StageRecipe(steps=2000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
         ),
     },

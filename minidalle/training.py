@@ -69,7 +69,7 @@ def fit(
     """
     device = next(model.parameters()).device
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizers = make_optimizers(model, recipe.matrix_lr, recipe.lr)
+    optimizers = make_optimizers(model, recipe.matrix_lr, recipe.lr, recipe.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=half_precision(device) == torch.float16)
     first, spent = 0, 0.0
     if resume and state_path is not None and state_path.exists():

@@ -186,7 +186,7 @@ def test_a_live_loss_is_redrawn_in_one_place_and_not_too_often(monkeypatch):
     monkeypatch.setattr(course.time, "perf_counter", lambda: clock[0])
     live = course.LiveLoss("mine", total=100)
     for step in range(1, 101):
-        clock[0] += 0.1
+        clock[0] += 0.3
         live({"step": step, "loss": 1 / step})
     live.done()
     (handle,) = handles

@@ -86,6 +86,16 @@ def test_momentum_is_nesterovs():
     torch.testing.assert_close(p.detach(), expected)
 
 
+def test_a_matrix_decays_apart_from_its_gradient():
+    start, gradient = torch.randn(3, 3), torch.randn(3, 3)
+    plain, decaying, idle = (nn.Parameter(start.clone()) for _ in range(3))
+    for p, weight_decay in ((plain, 0.0), (decaying, 0.5), (idle, 0.5)):
+        p.grad = torch.zeros(3, 3) if p is idle else gradient.clone()
+        Muon([p], lr=0.1, weight_decay=weight_decay).step()
+    torch.testing.assert_close(idle.detach(), 0.95 * start)
+    torch.testing.assert_close(decaying.detach(), plain.detach() - 0.05 * start)
+
+
 def test_a_kernel_moves_as_the_matrix_that_it_is():
     gradient = torch.randn(6, 4, 3, 3)
     kernel, matrix = nn.Parameter(torch.zeros(6, 4, 3, 3)), nn.Parameter(torch.zeros(6, 36))
