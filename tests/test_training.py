@@ -104,6 +104,17 @@ def test_the_loss_falls_and_the_averaged_model_is_the_one_to_use():
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_matrices_decay_as_the_recipe_says_and_nothing_else_does():
+    model = toy()
+    recipe = StageRecipe(steps=1, batch_size=1, matrix_lr=0.1, lr=0.1, weight_decay=0.5, warmup_steps=1)
+    before = [p.clone() for p in weights(model)]
+    fit(model, lambda step: sum(0 * p.sum() for p in model.parameters()), recipe)
+    kept = 1 - 0.05 * learning_rate_factor(0, recipe)
+    assert kept < 1
+    for now, was in zip(weights(model), before, strict=True):
+        torch.testing.assert_close(now, was * kept if was.ndim == 2 else was)
+
+
 def test_every_log_line_holds_the_mean_since_the_last():
     model, losses, lines = toy(), [], []
     loss_at = regression(model)
