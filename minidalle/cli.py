@@ -22,6 +22,7 @@ from minidalle.training import TrainingError
 
 PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
 MAX_SCALE = 64
+COLUMNS = 8  # pictures in a row of a written file
 MAX_SEED = 2**63  # beyond, torch has no seeds
 
 
@@ -82,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("generate", generate, "draw pictures of a prompt")
     sub.add_argument("prompt", help='for example "a red circle above a blue square"')
     sub.add_argument("--out", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)")
-    sub.add_argument("-n", type=int, default=1, help="how many, side by side (default %(default)s)")
+    sub.add_argument("-n", type=int, default=1, help=f"how many, in rows of {COLUMNS} (default %(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
     sub.add_argument("--steps", type=int, default=20, help="of the decoder's sampler (default %(default)s)")
     sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
@@ -195,11 +196,14 @@ def generate(args: argparse.Namespace) -> None:
         upsample=args.upsample,
     )
     side = output.images[0].width * args.scale
-    row = Image.new("RGB", (side * args.n, side))
+    pitch = side + args.scale  # a line of white between neighbours, or pictures on white would run into one another
+    columns, rows = min(args.n, COLUMNS), -(-args.n // COLUMNS)
+    sheet = Image.new("RGB", (columns * pitch - args.scale, rows * pitch - args.scale), "white")
     for i, picture in enumerate(output.images):
-        row.paste(picture.resize((side, side), Image.Resampling.NEAREST), (i * side, 0))
+        corner = (i % COLUMNS * pitch, i // COLUMNS * pitch)
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), corner)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    row.save(args.out)
+    sheet.save(args.out)
     print(f"Wrote {args.out}.")
 
 

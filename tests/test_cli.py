@@ -46,7 +46,7 @@ def test_the_version_is_the_installed_one(capsys, monkeypatch):
         assert ended.value.code == 0 and capsys.readouterr().out.strip() == shown
 
 
-def test_generate_writes_the_pictures_side_by_side(micro_run, tmp_path, capsys):
+def test_generate_writes_the_pictures_in_rows(micro_run, tmp_path, capsys):
     def draw(name: str, *options: str) -> Image.Image:
         path = tmp_path / "new" / name
         arguments = ["generate", "a red circle", "--checkpoint", str(micro_run), "--steps", "2", "--device", "cpu"]
@@ -55,8 +55,11 @@ def test_generate_writes_the_pictures_side_by_side(micro_run, tmp_path, capsys):
         with Image.open(path) as picture:
             return picture.convert("RGB")
 
-    one, three = draw("one.png"), draw("three.png", "-n", "3", "--scale", "2")
-    assert one.size == (64, 64) and three.size == (96, 32)
+    one, three, nine = draw("one.png"), draw("three.png", "-n", "3", "--scale", "2"), draw("nine.png", "-n", "9")
+    assert one.size == (64, 64) and three.size == (3 * 32 + 2 * 2, 32)
+    assert nine.size == (8 * 64 + 7 * 4, 2 * 64 + 4)  # a row of eight, and the ninth below the first
+    assert nine.crop((0, 68, 64, 132)).getcolors() != [(64 * 64, (255, 255, 255))]
+    assert nine.crop((68, 68, 540, 132)).getcolors() == [(472 * 64, (255, 255, 255))]
     assert draw("again.png").tobytes() == one.tobytes() != draw("other.png", "--seed", "1").tobytes()
     assert draw("unguided.png", "--guidance-scale", "1").tobytes() != one.tobytes()
 
