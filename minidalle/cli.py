@@ -12,7 +12,7 @@ import torch
 from minidalle import reference
 from minidalle.captions import known_words, parse
 from minidalle.checkpoint import CheckpointError
-from minidalle.data import World, save_folder
+from minidalle.data import World, from_pil, save_folder
 from minidalle.device import half_precision, pick_device
 from minidalle.pipeline import KINDS, MiniDalle, find_folder, load_model
 from minidalle.presets import ALL_STAGES, PRESETS, STAGES
@@ -181,7 +181,7 @@ def draw_sheet(pipe: MiniDalle, path: Path) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Draw a prompt into a file."""
-    from PIL import Image
+    from minidalle.viz import grid
 
     if not 1 <= args.scale <= MAX_SCALE:
         raise ValueError(f"--scale is {args.scale}; an enlargement of 1 to {MAX_SCALE} was expected.")
@@ -195,13 +195,9 @@ def generate(args: argparse.Namespace) -> None:
         generator=torch.Generator().manual_seed(args.seed),
         upsample=args.upsample,
     )
-    side = output.images[0].width * args.scale
-    pitch = side + args.scale  # a line of white between neighbours, or pictures on white would run into one another
-    columns, rows = min(args.n, COLUMNS), -(-args.n // COLUMNS)
-    sheet = Image.new("RGB", (columns * pitch - args.scale, rows * pitch - args.scale), "white")
-    for i, picture in enumerate(output.images):
-        corner = (i % COLUMNS * pitch, i // COLUMNS * pitch)
-        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), corner)
+    images = from_pil(output.images, output.images[0].width)
+    gap = args.scale if args.n > 1 else 0  # or pictures on white would run into one another
+    sheet = grid(images, COLUMNS, args.scale, gap=gap)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.out)
     print(f"Wrote {args.out}.")

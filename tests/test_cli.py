@@ -56,10 +56,10 @@ def test_generate_writes_the_pictures_in_rows(micro_run, tmp_path, capsys):
             return picture.convert("RGB")
 
     one, three, nine = draw("one.png"), draw("three.png", "-n", "3", "--scale", "2"), draw("nine.png", "-n", "9")
-    assert one.size == (64, 64) and three.size == (3 * 32 + 2 * 2, 32)
-    assert nine.size == (8 * 64 + 7 * 4, 2 * 64 + 4)  # a row of eight, and the ninth below the first
-    assert nine.crop((0, 68, 64, 132)).getcolors() != [(64 * 64, (255, 255, 255))]
-    assert nine.crop((68, 68, 540, 132)).getcolors() == [(472 * 64, (255, 255, 255))]
+    assert one.size == (64, 64) and three.size == (3 * 32 + 4 * 2, 32 + 2 * 2)
+    assert nine.size == (8 * 64 + 9 * 4, 2 * 64 + 3 * 4)  # a row of eight, and the ninth below the first
+    assert nine.crop((4, 72, 68, 136)).getcolors() != [(64 * 64, (255, 255, 255))]
+    assert nine.crop((68, 72, 548, 136)).getcolors() == [(480 * 64, (255, 255, 255))]
     assert draw("again.png").tobytes() == one.tobytes() != draw("other.png", "--seed", "1").tobytes()
     assert draw("unguided.png", "--guidance-scale", "1").tobytes() != one.tobytes()
 
