@@ -1,6 +1,8 @@
 """Where to compute, and in which precision."""
 
 import contextlib
+import time
+from functools import cache
 
 import torch
 
@@ -30,9 +32,22 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     """Choose the 16-bit type that a device computes fast in; None where it has none."""
     if device.type == "cuda":  # is_bf16_supported() counts emulation, which is slow, unless told not to
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
+    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() and bfloat16_pays():
         return torch.bfloat16
     return None
+
+
+@cache
+def bfloat16_pays() -> bool:
+    """Time matrix products, once a process: some processors have instructions for bfloat16 and are slower with them."""
+    seconds = {torch.bfloat16: float("inf"), torch.float32: float("inf")}
+    for _ in range(10):  # in turn, the least of each, and no time spent waiting: other processes may get in the way
+        for dtype in seconds:
+            square = torch.ones(512, 512, dtype=dtype)
+            started = time.process_time()
+            square @ square
+            seconds[dtype] = min(seconds[dtype], time.process_time() - started)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager:

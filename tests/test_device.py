@@ -1,5 +1,6 @@
 """The choice of device and precision, on machines that this one is not."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from minidalle.device import autocast, half_precision, pick_device
+from minidalle.device import autocast, bfloat16_pays, half_precision, pick_device
 
 
 @pytest.fixture
@@ -69,13 +70,21 @@ def test_cuda_computes_in_the_sixteen_bits_that_it_has(monkeypatch, native, dtyp
     assert half_precision(torch.device("cuda")) == dtype
 
 
-@pytest.mark.parametrize("native,dtype", [(True, torch.bfloat16), (False, None)])
-def test_a_processor_uses_sixteen_bits_only_where_it_is_fast_at_it(monkeypatch, native, dtype):
+@pytest.mark.parametrize("native,pays,dtype", [(True, True, torch.bfloat16), (True, False, None), (False, True, None)])
+def test_a_processor_uses_sixteen_bits_only_where_it_is_fast_at_it(monkeypatch, native, pays, dtype):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    monkeypatch.setattr("minidalle.device.bfloat16_pays", lambda: pays)
     assert half_precision(torch.device("cpu")) == dtype
     with autocast(torch.device("cpu")):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (dtype or torch.float32)
+
+
+@pytest.mark.parametrize("half,full,pays", [(1, 2, True), (2, 1, False)])
+def test_the_faster_precision_is_found_by_the_clock(monkeypatch, half, full, pays):
+    spent = itertools.accumulate(itertools.cycle((0, half, 0, full)))  # each product starts as the one before it ends
+    monkeypatch.setattr("minidalle.device.time.process_time", lambda: next(spent))
+    assert bfloat16_pays.__wrapped__() is pays
 
 
 def test_mps_stays_at_full_precision():
