@@ -39,14 +39,19 @@ def half_precision(device: torch.device) -> torch.dtype | None:
 
 @cache
 def bfloat16_pays() -> bool:
-    """Time matrix products, once a process: some processors have instructions for bfloat16 and are slower with them."""
+    """Time matrix products, once a process: some processors have instructions for bfloat16 and are slower with them.
+
+    The clock is the processor's, which does not count waiting for other processes. Where it is too coarse to tell
+    (Windows), the answer is no.
+    """
     seconds = {torch.bfloat16: float("inf"), torch.float32: float("inf")}
-    for _ in range(10):  # in turn, the least of each, and no time spent waiting: other processes may get in the way
-        for dtype in seconds:
-            square = torch.ones(512, 512, dtype=dtype)
-            started = time.process_time()
-            square @ square
-            seconds[dtype] = min(seconds[dtype], time.process_time() - started)
+    with torch.autocast("cpu", enabled=False):
+        for _ in range(10):  # in turn, and the least of each
+            for dtype in seconds:
+                square = torch.ones(512, 512, dtype=dtype, device="cpu")
+                started = time.process_time()
+                square @ square
+                seconds[dtype] = min(seconds[dtype], time.process_time() - started)
     return seconds[torch.bfloat16] < seconds[torch.float32]
 
 

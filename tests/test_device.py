@@ -80,11 +80,38 @@ def test_a_processor_uses_sixteen_bits_only_where_it_is_fast_at_it(monkeypatch, 
     assert product.dtype == (dtype or torch.float32)
 
 
-@pytest.mark.parametrize("half,full,pays", [(1, 2, True), (2, 1, False)])
-def test_the_faster_precision_is_found_by_the_clock(monkeypatch, half, full, pays):
-    spent = itertools.accumulate(itertools.cycle((0, half, 0, full)))  # each product starts as the one before it ends
-    monkeypatch.setattr("minidalle.device.time.process_time", lambda: next(spent))
-    assert bfloat16_pays.__wrapped__() is pays
+@pytest.fixture
+def clock(monkeypatch):
+    """Pretend that products in bfloat16 and float32, one after the other, take so long each."""
+
+    def pretend(*seconds: int) -> None:
+        spent = itertools.accumulate(itertools.chain(*([0, each] for each in seconds)))
+        monkeypatch.setattr("minidalle.device.time.process_time", lambda: next(spent))
+        bfloat16_pays.cache_clear()
+
+    yield pretend
+    bfloat16_pays.cache_clear()
+
+
+@pytest.mark.parametrize("half,full,pays", [(1, 2, True), (2, 1, False), (0, 0, False)])
+def test_the_faster_precision_is_found_by_the_clock(clock, half, full, pays):
+    clock(*[9, 8] * 4, half, full, *[7, 9] * 5)  # whatever else keeps the processor busy, the least counts
+    assert bfloat16_pays() is pays
+
+
+def test_the_clock_is_asked_once(clock):
+    clock(*[1, 2] * 10)  # and has nothing more to say
+    assert bfloat16_pays() and bfloat16_pays()
+
+
+def test_what_surrounds_the_first_question_changes_nothing(clock, monkeypatch):
+    results, product = [], torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: results.append(product(a, b)))
+    clock(*[1, 2] * 10)
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        assert bfloat16_pays()
+    assert {result.dtype for result in results} == {torch.bfloat16, torch.float32}
+    assert {result.device.type for result in results} == {"cpu"}
 
 
 def test_mps_stays_at_full_precision():
