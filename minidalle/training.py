@@ -180,5 +180,6 @@ def load_state(
         key, parameter = name.split(".", 1)
         p = parameters[parameter]
         owner[p].state[p][key] = tensor.to(p.device) if key != "step" else tensor
-    scaler.load_state_dict(header["scaler"])
+    if header["scaler"]:  # empty where losses were not scaled; this device may do so
+        scaler.load_state_dict(header["scaler"])
     return header["step"], header["seconds"]

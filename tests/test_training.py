@@ -251,6 +251,19 @@ def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monke
     assert equal(weights(model, fit(model, regression(model), RECIPE, state_path=path, resume=True)), whole)
 
 
+@pytest.mark.parametrize(("before", "after"), [(torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16)])
+def test_a_training_goes_on_where_losses_are_scaled_otherwise(tmp_path, monkeypatch, before, after):
+    # As from a CPU to a GPU without bfloat16, and back.
+    monkeypatch.setattr(training, "half_precision", lambda device: before)
+    path, model = tmp_path / "state.safetensors", toy()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, at(regression(model), 15, press_ctrl_c), RECIPE, state_path=path)
+    monkeypatch.setattr(training, "half_precision", lambda device: after)
+    model, lines = toy(), []
+    fit(model, regression(model), RECIPE, state_path=path, resume=True, on_log=lines.append)
+    assert lines[-1]["step"] == RECIPE.steps and all(tensor.isfinite().all() for tensor in weights(model))
+
+
 def test_a_training_does_not_depend_on_the_global_seed():
     results = []
     for seed in (1, 2):
