@@ -24,8 +24,10 @@ PROMPT = "a red circle above a blue square"
 
 def synchronize(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, repeats: int, warmup: int = 2) -> float:
@@ -90,7 +92,7 @@ def renderer_rate(image_size: int, repeats: int, number: int = 1000) -> float:
 def peak_memory(device: torch.device) -> int:
     """Give the most memory used so far, in bytes: of the GPU, or of the process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return 0
     import resource  # not there on Windows

@@ -67,6 +67,7 @@ def begin(notebook: str) -> None:
     """Say where this notebook computes, how much, and which pieces of earlier notebooks it builds on."""
     global _needed
     _needed = NEEDS.get(notebook[:2], ())
+    torch.backends.cudnn.allow_tf32 = False  # its ten bits of mantissa are too few to compare two ways of one sum
     device = pick_device()
     precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
     print(f"device: {device} ({precision} in training)")

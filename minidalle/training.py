@@ -91,9 +91,10 @@ def fit(
             scaler.scale(loss).backward()
             for optimizer in optimizers:
                 scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            for optimizer in optimizers:
-                scaler.step(optimizer)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            if not scaler.is_enabled() or norm.isfinite():  # one optimiser's overflow must stop the others too
+                for optimizer in optimizers:
+                    scaler.step(optimizer)
             scaler.update()
             average_weights(averaged, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
 

@@ -41,6 +41,14 @@ def test_a_timing_is_the_median_without_the_warm_up(monkeypatch):
     assert len(done) == 5
 
 
+def test_the_gpu_that_was_named_is_waited_for_and_measured(monkeypatch):
+    asked, second = [], torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 7)
+    bench.synchronize(second)
+    assert bench.peak_memory(second) == 7 and asked == [second, second]
+
+
 def test_a_training_step_moves_the_weights():
     steps = bench.stage_steps(MICRO, 4, CPU)
     assert list(steps) == list(STAGES)

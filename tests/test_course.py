@@ -46,6 +46,12 @@ def same(model: torch.nn.Module, folder: Path, kind: str) -> bool:
     return all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_notebook_compares_in_full_precision(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    course.begin("06_guidance")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_the_budget_comes_from_the_environment(monkeypatch):
     assert course.budget() == "quick" and course.steps(100) == 100
     monkeypatch.setenv("MINIDALLE_BUDGET", "smoke")

@@ -251,6 +251,26 @@ def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monke
     assert equal(weights(model, fit(model, regression(model), RECIPE, state_path=path, resume=True)), whole)
 
 
+@pytest.mark.parametrize("layer", [0, 2], ids=["Muon's", "AdamW's"])
+@pytest.mark.parametrize("factor", [float("inf"), float("nan")])
+def test_a_gradient_that_overflows_stops_the_step_of_all_weights(monkeypatch, layer, factor):
+    monkeypatch.setattr(training, "half_precision", lambda device: torch.float16)
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1.0))
+    model, seen = toy(), []
+    bad = model[layer].weight
+    bad.register_hook(lambda gradient: gradient * factor if len(seen) == 6 else gradient)
+    loss_at = regression(model)
+
+    def recording(step: int) -> torch.Tensor:
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return loss_at(step)
+
+    fit(model, recording, RECIPE)
+    moved = [not equal(before, after) for before, after in itertools.pairwise(seen)]
+    assert moved == [step != 5 for step in range(RECIPE.steps - 1)]
+    assert all(tensor.isfinite().all() for tensor in seen[-1])
+
+
 @pytest.mark.parametrize(("before", "after"), [(torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16)])
 def test_a_training_goes_on_where_losses_are_scaled_otherwise(tmp_path, monkeypatch, before, after):
     # As from a CPU to a GPU without bfloat16, and back.
