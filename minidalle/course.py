@@ -70,8 +70,7 @@ def begin(notebook: str) -> None:
     torch.backends.cudnn.allow_tf32 = False  # its ten bits of mantissa are too few to compare two ways of one sum
     device = pick_device()
     precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
-    print(f"device: {device} ({precision} in training)")
-    print(f"budget: {budget()}")
+    print(f"device: {device} ({precision} in training)\nbudget: {budget()}")
     for kind in KINDS:
         if piece_folder(kind):
             print(f"{kind}: {whose(kind)}")
