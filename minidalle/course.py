@@ -12,7 +12,7 @@ from minidalle import oracle, reference, viz
 from minidalle.captions import Description, matches, parse
 from minidalle.checkpoint import CheckpointError
 from minidalle.data import World
-from minidalle.device import half_precision, pick_device
+from minidalle.device import forbid_tf32, half_precision, pick_device
 from minidalle.pipeline import KINDS, MiniDalle, find_folder, load_model
 from minidalle.presets import STAGES, TINY, Preset, StageRecipe
 from minidalle.report import Rate
@@ -67,7 +67,7 @@ def begin(notebook: str) -> None:
     """Say where this notebook computes, how much, and which pieces of earlier notebooks it builds on."""
     global _needed
     _needed = NEEDS.get(notebook[:2], ())
-    torch.backends.cudnn.allow_tf32 = False  # its ten bits of mantissa are too few to compare two ways of one sum
+    forbid_tf32()
     device = pick_device()
     precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
     print(f"device: {device} ({precision} in training)\nbudget: {budget()}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from functools import cache
 
 import torch
@@ -59,3 +60,9 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """Open a context in which matrix products run in 16 bits where the device is fast at it."""
     dtype = half_precision(device)
     return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def forbid_tf32() -> None:
+    """Have GPUs convolve float32 in full: TF32's ten bits of mantissa are too few to compare two ways to one result."""
+    with warnings.catch_warnings(action="ignore"):  # torch 2.9 announces another name for the setting
+        torch.backends.cudnn.allow_tf32 = False

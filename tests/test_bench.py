@@ -41,12 +41,15 @@ def test_a_timing_is_the_median_without_the_warm_up(monkeypatch):
     assert len(done) == 5
 
 
-def test_the_gpu_that_was_named_is_waited_for_and_measured(monkeypatch):
+def test_the_gpu_that_is_named_is_waited_for_and_measured(monkeypatch):
     asked, second = [], torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "synchronize", asked.append)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 7)
     bench.synchronize(second)
     assert bench.peak_memory(second) == 7 and asked == [second, second]
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: asked.append("mps"))
+    bench.synchronize(torch.device("mps"))
+    assert asked[2:] == ["mps"]
 
 
 def test_a_training_step_moves_the_weights():
