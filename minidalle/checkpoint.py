@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import textwrap
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 FORMAT_VERSION = 1
+SHIPPED = (Path(__file__).parent / "checkpoints", Path(__file__).parent.parent / "data" / "checkpoints")
 HEADER = "minidalle"  # the one key of the safetensors metadata; its value is JSON
 
 
@@ -113,3 +115,47 @@ def config_from_dict(cls, values: dict):
             value = config_from_dict(kind, value)
         built[name] = tuple(value) if isinstance(value, list) else value
     return cls(**built)
+
+
+def find_folder(source: str | Path) -> Path:
+    """Find the folder of a run, or of shipped weights by their name.
+
+    Raises: CheckpointError: when there is neither; the shipped names are listed.
+    """
+    for folder in (Path(source), *(root / str(source) for root in SHIPPED)):
+        if folder.is_dir():
+            return folder
+    names = sorted({folder.name for root in SHIPPED if root.is_dir() for folder in root.iterdir() if folder.is_dir()})
+    shipped = ", ".join(names) or "none"
+    raise CheckpointError(
+        f'"{source}" is neither a folder nor the name of shipped weights ({shipped}): '
+        'train with "minidalle train", or name one of them.'
+    )
+
+
+def load_model(model_class, folder: Path) -> tuple[torch.nn.Module, dict]:
+    """Load one model of a run, and the header of its file.
+
+    Args:
+        model_class: such as CLIP; its `kind` names the file, its `config_class` reads the sizes.
+        folder: of the run.
+
+    Raises: CheckpointError: when the file is unusable, or does not hold this model.
+    """
+    kind = model_class.kind
+    path = folder / f"{kind}.safetensors"
+    tensors, header = load(path, kind)
+    try:
+        with torch.random.fork_rng(devices=[]):  # a new model draws weights; the user's random numbers stay as they are
+            model = model_class(config_from_dict(model_class.config_class, header["config"]))
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        why = textwrap.shorten(str(error), 200)
+        raise CheckpointError(f"{path} does not fit this package's {kind} ({why}): train it again.") from error
+    return model.requires_grad_(False), header
+
+
+def save_model(folder: Path, model: torch.nn.Module, meta: dict) -> str:
+    """Save one model of a run with its config; gives the file's sha256."""
+    path = folder / f"{model.kind}.safetensors"
+    return save(path, model.kind, model.state_dict(), {"config": config_to_dict(model.config), **meta})

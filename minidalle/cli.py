@@ -9,16 +9,19 @@ from pathlib import Path
 
 import torch
 
-from minidalle import reference
-from minidalle.captions import known_words, parse
-from minidalle.checkpoint import CheckpointError
-from minidalle.data import World, from_pil, save_folder
+from minidalle.checkpoint import CheckpointError, find_folder, load_model
+from minidalle.data.batches import World
+from minidalle.data.folders import save_folder
+from minidalle.data.images import from_pil
 from minidalle.device import half_precision, pick_device
-from minidalle.pipeline import KINDS, MiniDalle, find_folder, load_model
-from minidalle.presets import ALL_STAGES, PRESETS, STAGES
-from minidalle.report import report_card, to_json, to_text
-from minidalle.runs import train
-from minidalle.training import TrainingError
+from minidalle.evaluation import curves
+from minidalle.evaluation.report import report_card, to_json, to_text
+from minidalle.pipeline import MiniDalle
+from minidalle.training.recipes import ALL_STAGES, PRESETS, STAGES
+from minidalle.training.run import train
+from minidalle.training.stages import KINDS
+from minidalle.training.state import TrainingError
+from minidalle.world.captions import known_words, parse
 
 PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
 MAX_SCALE = 64
@@ -170,7 +173,7 @@ def sheet(args: argparse.Namespace) -> None:
 
 def draw_sheet(pipe: MiniDalle, path: Path) -> None:
     """Draw the fixed prompts that a stack was trained for, from one seed, and keep all pictures."""
-    from minidalle.viz import SHEET_PROMPTS, contact_sheet, save_figure
+    from minidalle.evaluation.pictures import SHEET_PROMPTS, contact_sheet, save_figure
 
     prompts = [prompt for prompt in SHEET_PROMPTS if pipe.two_things or len(parse(prompt).things) == 1]
     drawn = pipe(prompts, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).tensor
@@ -181,7 +184,7 @@ def draw_sheet(pipe: MiniDalle, path: Path) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Draw a prompt into a file."""
-    from minidalle.viz import grid
+    from minidalle.evaluation.pictures import grid
 
     if not 1 <= args.scale <= MAX_SCALE:
         raise ValueError(f"--scale is {args.scale}; an enlargement of 1 to {MAX_SCALE} was expected.")
@@ -212,7 +215,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def bench_command(args: argparse.Namespace) -> None:
     """Print what this machine does in a second."""
-    from minidalle.bench import against_diffusers, bench
+    from minidalle.evaluation.bench import against_diffusers, bench
 
     device, preset = pick_device(args.device), preset_of(args)
     result = bench(preset, device)
@@ -229,7 +232,7 @@ def info(args: argparse.Namespace) -> None:
     folder, unusable = find_folder(args.checkpoint), []
     for kind in KINDS:
         try:
-            model, header = load_model(folder, kind)
+            model, header = load_model(KINDS[kind], folder)
         except CheckpointError as error:
             print(f"{kind}: {error}")
             unusable += [kind] if kind in STAGES else []
@@ -251,10 +254,10 @@ def data_command(args: argparse.Namespace) -> None:
 
 def reference_command(args: argparse.Namespace) -> None:
     """Write the curves of runs."""
-    made = reference.make(args.runs)
+    made = curves.make(args.runs)
     path = args.out or Path("data/reference") / f"{made['preset']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(reference.to_json(made), encoding="utf-8")
+    path.write_text(curves.to_json(made), encoding="utf-8")
     print(f"Wrote {path}: {made['recipe']} of {made['preset']}, {len(args.runs)} runs.")
 
 

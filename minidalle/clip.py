@@ -94,6 +94,8 @@ class TextTower(nn.Module):
 class CLIP(nn.Module):
     """Both towers and the temperature between them."""
 
+    kind, config_class = "clip", CLIPConfig
+
     def __init__(self, config: CLIPConfig):
         super().__init__()
         self.config = config

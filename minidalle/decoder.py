@@ -30,6 +30,8 @@ class DecoderConfig:
 class Decoder(nn.Module):
     """Draw the picture that z_image and the caption describe."""
 
+    kind, config_class = "decoder", DecoderConfig
+
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config

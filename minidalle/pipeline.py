@@ -3,7 +3,6 @@
 Paper: Ramesh et al. 2022, sec. 2. The three models know nothing of each other; they meet here.
 """
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,27 +12,21 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minidalle import checkpoint, tokenizer
-from minidalle.captions import parse
-from minidalle.clip import CLIP, CLIPConfig
-from minidalle.data import to_pil
-from minidalle.decoder import Decoder, DecoderConfig
+from minidalle.checkpoint import find_folder, load_model
+from minidalle.clip import CLIP
+from minidalle.data.images import to_pil
+from minidalle.decoder import Decoder
 from minidalle.device import autocast, pick_device
 from minidalle.diffusion import GaussianDiffusion, cosine_betas, guided
-from minidalle.prior import DiffusionPrior, PriorConfig, choose_candidate
+from minidalle.prior import DiffusionPrior, choose_candidate
 from minidalle.samplers import SAMPLERS, Step, draw_noise, last
-from minidalle.upsampler import Upsampler, UpsamplerConfig, enlarge
+from minidalle.upsampler import Upsampler, enlarge
+from minidalle.world.captions import parse
 
-KINDS = {
-    "clip": (CLIP, CLIPConfig),
-    "prior": (DiffusionPrior, PriorConfig),
-    "decoder": (Decoder, DecoderConfig),
-    "upsampler": (Upsampler, UpsamplerConfig),
-}
 NUM_TIMESTEPS = 1000  # table 3
 PRIOR_STEPS = 64  # table 3
 UPSAMPLER_STEPS = 12  # we differ: table 3 has 27
 NO_UPSAMPLER = 'There is no upsampler here: train one beside the rest with "minidalle train upsampler", or do without.'
-SHIPPED = (Path(__file__).parent / "checkpoints", Path(__file__).parent.parent / "data" / "checkpoints")
 
 
 def prior_diffusion() -> GaussianDiffusion:
@@ -106,16 +99,16 @@ class MiniDalle:
         Raises: CheckpointError: when a piece is missing, damaged, or was not trained with the others.
         """
         folder = find_folder(source)
-        clip, clip_header = load_model(folder, "clip")
+        clip, clip_header = load_model(CLIP, folder)
         pieces = []
-        for kind in ("prior", "decoder"):
-            model, header = load_model(folder, kind)
+        for piece in (DiffusionPrior, Decoder):
+            model, header = load_model(piece, folder)
             if header.get("clip") != clip_header["sha256"]:
                 raise checkpoint.CheckpointError(
-                    f"The {kind} in {folder} was trained with another CLIP than the one beside it: train it again."
+                    f"The {piece.kind} in {folder} was trained with another CLIP than the one beside it: train it anew."
                 )
             pieces.append(model)
-        upsampler = load_model(folder, "upsampler")[0] if (folder / "upsampler.safetensors").exists() else None
+        upsampler = load_model(Upsampler, folder)[0] if (folder / "upsampler.safetensors").exists() else None
         return cls(clip, *pieces, pick_device(device), clip_header.get("two_things", 1) > 0, upsampler)
 
     @torch.no_grad()
@@ -253,45 +246,3 @@ class MiniDalle:
 
         noise = draw_noise(enlarged, generator)
         return last(SAMPLERS["ddim"](self.decoder_diffusion, predict, noise, num_steps)).clamp(-1, 1).cpu()
-
-
-def find_folder(source: str | Path) -> Path:
-    """Find the folder of a run, or of shipped weights by their name.
-
-    Raises: CheckpointError: when there is neither; the shipped names are listed.
-    """
-    for folder in (Path(source), *(root / str(source) for root in SHIPPED)):
-        if folder.is_dir():
-            return folder
-    names = sorted({folder.name for root in SHIPPED if root.is_dir() for folder in root.iterdir() if folder.is_dir()})
-    shipped = ", ".join(names) or "none"
-    raise checkpoint.CheckpointError(
-        f'"{source}" is neither a folder nor the name of shipped weights ({shipped}): '
-        'train with "minidalle train", or name one of them.'
-    )
-
-
-def load_model(folder: Path, kind: str) -> tuple[torch.nn.Module, dict]:
-    """Load one model of a run, and the header of its file.
-
-    Raises: CheckpointError: when the file is unusable, or does not hold this model.
-    """
-    path = folder / f"{kind}.safetensors"
-    tensors, header = checkpoint.load(path, kind)
-    model_class, config_class = KINDS[kind]
-    try:
-        with torch.random.fork_rng(devices=[]):  # a new model draws weights; the user's random numbers stay as they are
-            model = model_class(checkpoint.config_from_dict(config_class, header["config"]))
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        why = textwrap.shorten(str(error), 200)
-        raise checkpoint.CheckpointError(
-            f"{path} does not fit this package's {kind} ({why}): train it again."
-        ) from error
-    return model.requires_grad_(False), header
-
-
-def save_model(folder: Path, kind: str, model: torch.nn.Module, meta: dict) -> str:
-    """Save one model of a run with its config; gives the file's sha256."""
-    path = folder / f"{kind}.safetensors"
-    return checkpoint.save(path, kind, model.state_dict(), {"config": checkpoint.config_to_dict(model.config), **meta})

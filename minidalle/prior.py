@@ -33,6 +33,8 @@ class DiffusionPrior(nn.Module):
     It works on scaled embeddings, z_image * sqrt(D), whose coordinates are as large as the noise (see scale).
     """
 
+    kind, config_class = "prior", PriorConfig
+
     def __init__(self, config: PriorConfig):
         super().__init__()
         self.config = config

@@ -7,7 +7,7 @@ import difflib
 
 import torch
 
-from minidalle.captions import known_words, words_of
+from minidalle.world.captions import known_words, words_of
 
 PAD, END = "<pad>", "<end>"
 VOCABULARY = (PAD, END, *known_words())

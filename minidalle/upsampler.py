@@ -43,6 +43,8 @@ class UpsamplerConfig:
 class Upsampler(nn.Module):
     """Draw a picture's larger version."""
 
+    kind, config_class = "upsampler", UpsamplerConfig
+
     def __init__(self, config: UpsamplerConfig):
         super().__init__()
         self.config = config

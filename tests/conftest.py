@@ -15,9 +15,9 @@ import torch
 from minidalle.clip import CLIPConfig
 from minidalle.decoder import DecoderConfig
 from minidalle.pipeline import MiniDalle
-from minidalle.presets import Preset, Recipe, StageRecipe
 from minidalle.prior import PriorConfig
-from minidalle.runs import train
+from minidalle.training.recipes import Preset, Recipe, StageRecipe
+from minidalle.training.run import train
 from minidalle.unet import UNetConfig
 from minidalle.upsampler import UpsamplerConfig
 

@@ -12,10 +12,13 @@ from itertools import combinations
 
 import torch
 
-from minidalle import MiniDalle, oracle, report, tokenizer
-from minidalle.captions import matches
+from minidalle import MiniDalle, tokenizer
 from minidalle.clip import CLIP
-from minidalle.scenes import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, PLACES, SHAPES, SIZES, Scene, Thing, render
+from minidalle.evaluation import report
+from minidalle.world import oracle
+from minidalle.world.captions import matches
+from minidalle.world.render import render
+from minidalle.world.scenes import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, PLACES, SHAPES, SIZES, Scene, Thing
 
 Points = dict[tuple[str, str], torch.Tensor]  # (N, D) for each (color, shape), row by row in the same surroundings
 

@@ -14,8 +14,6 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from minidalle import reference
-
 ROOT = Path(__file__).parent.parent
 LOADS = re.compile(r'reference\.load\("(\w+)", course\.budget\(\), "(\w+)"\)')
 
@@ -52,11 +50,11 @@ def main() -> None:
         curves = {}
         for seed in args.seeds:
             stage, losses = curve(path, seed)
-            curves[str(seed)] = reference.thin(losses)
-            print(f"{path.stem}, seed {seed}: {reference.final_loss(curves[str(seed)]):.4g} at the end")
+            curves[str(seed)] = curves.thin(losses)
+            print(f"{path.stem}, seed {seed}: {curves.final_loss(curves[str(seed)]):.4g} at the end")
         made = {"preset": path.stem, "recipe": "quick", "stages": {stage: curves}}
         (ROOT / "data" / "reference").mkdir(exist_ok=True)
-        (ROOT / "data" / "reference" / f"{path.stem}.json").write_text(reference.to_json(made), encoding="utf-8")
+        (ROOT / "data" / "reference" / f"{path.stem}.json").write_text(curves.to_json(made), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,12 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 
-from minidalle import oracle, report, tokenizer, viz
-from minidalle.data import World, to_pil
+from minidalle import tokenizer
+from minidalle.data.batches import World
+from minidalle.data.images import to_pil
 from minidalle.device import autocast
+from minidalle.evaluation import pictures, report
+from minidalle.world import oracle
 
 STUBS = ("torchvision", "torchvision.transforms")
 CPU = torch.device("cpu")
@@ -158,7 +161,7 @@ def measure(stack, settings: Settings, n: int, seed: int, sheet: Path | None) ->
         cells.append("; ".join(cell))
         if sheet and kind.endswith("seen"):
             rows = zip(captions[:16], torch.stack(drawn, 1), strict=False)
-            viz.save_figure(viz.contact_sheet(list(rows)), sheet)
+            pictures.save_figure(pictures.contact_sheet(list(rows)), sheet)
     started = time.perf_counter()
     paint(stack, settings, GUIDANCE[-1], [report.DIVERSITY_PROMPT], seed)
     return [*cells, f"{seconds:.3f}; {time.perf_counter() - started:.2f}"]

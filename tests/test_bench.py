@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import MICRO
 
-from minidalle import bench
 from minidalle.decoder import Decoder
-from minidalle.presets import STAGES, TINY
+from minidalle.evaluation import bench
+from minidalle.training.recipes import STAGES, TINY
 
 CPU = torch.device("cpu")
 NEEDS_DIFFUSERS = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")

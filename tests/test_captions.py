@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidalle.captions import (
+from minidalle.world.captions import (
     OPPOSITES,
     SAID,
     TURNED,
@@ -20,7 +20,7 @@ from minidalle.captions import (
     stated,
     write,
 )
-from minidalle.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, Thing, draw_scene
+from minidalle.world.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, Thing, draw_scene
 
 seeds = st.integers(0, 2**32)
 seeded = settings(deadline=None, derandomize=True, max_examples=300)

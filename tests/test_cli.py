@@ -12,10 +12,12 @@ import pytest
 from conftest import MICRO
 from PIL import Image
 
-from minidalle import bench, cli
+from minidalle import cli
 from minidalle.cli import main
-from minidalle.data import World, load_folder
-from minidalle.presets import PRESETS, STAGES
+from minidalle.data.batches import World
+from minidalle.data.folders import load_folder
+from minidalle.evaluation import bench
+from minidalle.training.recipes import PRESETS, STAGES
 
 COMMANDS = ("demo", "train", "generate", "evaluate", "sheet", "bench", "info", "data", "reference")
 
@@ -234,7 +236,9 @@ def test_ctrl_c_elsewhere_promises_nothing(micro_run, monkeypatch, capsys):
 
 
 def test_a_training_that_fails_is_told_in_a_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("minidalle.runs.loss_of", lambda stage, model, *_: lambda n: model.logit_scale * float("nan"))
+    monkeypatch.setattr(
+        "minidalle.training.run.loss_of", lambda stage, model, *_: lambda n: model.logit_scale * float("nan")
+    )
     assert main(["train", "clip", "--preset", "micro", "--out", str(tmp_path), "--device", "cpu"]) == 1
     assert "minidalle train: clip: the loss became nan by step 10; nothing was saved" in capsys.readouterr().err
 

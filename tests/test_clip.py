@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from minidalle import tokenizer
 from minidalle.clip import CLIP, MAX_LOGIT_SCALE, CLIPConfig, clip_loss
-from minidalle.data import World
-from minidalle.optimizers import Muon, split_parameters
+from minidalle.data.batches import World
+from minidalle.training.optim import Muon, split_parameters
 
 CONFIG = CLIPConfig(image_size=16, patch_size=4, embed_dim=8, width=16, image_depth=1, text_depth=1, num_heads=2)
 CAPTIONS = ["", "red", "a red circle", "a small blue square above a ring"]

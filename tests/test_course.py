@@ -9,12 +9,15 @@ import torch
 from conftest import MICRO
 
 from minidalle import checkpoint, course
-from minidalle.captions import parse
+from minidalle.checkpoint import load_model, save_model
 from minidalle.clip import CLIP
-from minidalle.pipeline import load_model, save_model
-from minidalle.presets import TINY
-from minidalle.runs import train
-from minidalle.scenes import Scene, Thing, render
+from minidalle.course import live, session
+from minidalle.decoder import Decoder
+from minidalle.training.recipes import TINY
+from minidalle.training.run import train
+from minidalle.world.captions import parse
+from minidalle.world.render import render
+from minidalle.world.scenes import Scene, Thing
 
 SCENES = [Scene((Thing("circle", color, "large", 0.0, 0.0),), "white") for color in ("red", "green", "orange")]
 
@@ -31,10 +34,10 @@ def shipped(tmp_path_factory) -> Path:
 def classroom(tmp_path, monkeypatch, shipped) -> Path:
     """Sit down in an empty folder, with the micro run for the shipped weights."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(course, "find_folder", lambda name: shipped)
-    monkeypatch.setattr(course, "TINY", replace(MICRO, name="micro"))
-    monkeypatch.setattr(course, "pick_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(course, "FOLDER", Path("my_models"))
+    monkeypatch.setattr(session, "find_folder", lambda name: shipped)
+    monkeypatch.setattr(session, "TINY", replace(MICRO, name="micro"))
+    monkeypatch.setattr(session, "pick_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(session, "FOLDER", Path("my_models"))
     monkeypatch.delenv("MINIDALLE_BUDGET", raising=False)
     monkeypatch.delenv("MINIDALLE_SEED", raising=False)
     course.begin("00_welcome")
@@ -70,19 +73,19 @@ def test_the_seed_comes_from_the_environment(monkeypatch):
     assert course.seed() == 0
     monkeypatch.setenv("MINIDALLE_SEED", "7")
     course.train("clip")
-    assert course.own("clip")["seed"] == 7
+    assert session.own("clip")["seed"] == 7
     monkeypatch.setenv("MINIDALLE_SEED", "seven")
     with pytest.raises(ValueError, match='MINIDALLE_SEED is "seven"; a whole number was expected'):
         course.seed()
 
 
 def test_the_smoke_recipe_is_the_quick_one_with_few_steps(monkeypatch):
-    monkeypatch.setattr(course, "TINY", TINY)
-    quick, smoke = (course.preset().recipes[name] for name in ("quick", "smoke"))
+    monkeypatch.setattr(session, "TINY", TINY)
+    quick, smoke = (session.preset().recipes[name] for name in ("quick", "smoke"))
     assert 2 <= smoke.decoder.steps <= quick.decoder.steps / 20
     assert replace(smoke.decoder, steps=quick.decoder.steps, warmup_steps=quick.decoder.warmup_steps) == quick.decoder
     assert smoke.two_things == quick.two_things
-    assert course.preset().recipes.keys() == TINY.recipes.keys() | {"smoke"}
+    assert session.preset().recipes.keys() == TINY.recipes.keys() | {"smoke"}
 
 
 def test_a_notebook_alone_gets_the_shipped_pieces(shipped, capsys):
@@ -122,7 +125,7 @@ def test_pieces_of_two_clips_are_never_mixed(classroom, shipped, capsys):
     assert "clip: shipped (yours has no prior yet: notebook 07)" in capsys.readouterr().out
     assert same(course.load("clip"), shipped, "clip")
     course.train("decoder")
-    assert load_model(Path("my_models"), "decoder")[1]["clip"] == load_model(shipped, "clip")[1]["sha256"]
+    assert load_model(Decoder, Path("my_models"))[1]["clip"] == load_model(CLIP, shipped)[1]["sha256"]
     pipe = course.pipeline()
     assert same(pipe.clip, shipped, "clip") and same(pipe.prior, shipped, "prior")
     assert same(pipe.decoder, classroom / "my_models", "decoder")
@@ -140,7 +143,7 @@ def test_pieces_of_two_clips_are_never_mixed(classroom, shipped, capsys):
 def test_a_prior_of_an_older_clip_is_not_used(classroom, shipped, capsys):
     train(MICRO, "quick", classroom / "my_models", ("clip", "prior"))
     assert same(course.load("prior"), classroom / "my_models", "prior")
-    save_model(classroom / "my_models", "clip", CLIP(MICRO.clip), {"recipe": "quick", "seconds": 1.0})
+    save_model(classroom / "my_models", CLIP(MICRO.clip), {"recipe": "quick", "seconds": 1.0})
     course.begin("08_decoder")
     assert same(course.load("clip"), shipped, "clip")
 
@@ -151,7 +154,7 @@ def test_damaged_and_smoke_pieces_are_passed_over(classroom, shipped, monkeypatc
     (folder / "clip.safetensors").write_bytes(b"damaged")
     assert same(course.load("clip"), shipped, "clip")
     assert "yours is damaged" in capsys.readouterr().out
-    save_model(folder, "clip", CLIP(MICRO.clip), {"recipe": "smoke", "seconds": 1.0})
+    save_model(folder, CLIP(MICRO.clip), {"recipe": "smoke", "seconds": 1.0})
     assert same(course.load("clip"), shipped, "clip")
     monkeypatch.setenv("MINIDALLE_BUDGET", "smoke")
     assert same(course.load("clip"), folder, "clip")
@@ -159,14 +162,14 @@ def test_damaged_and_smoke_pieces_are_passed_over(classroom, shipped, monkeypatc
 
 def test_theory_says_what_knowing_nothing_costs(shipped):
     device = torch.device("cpu")
-    (clip,) = course.theory_lines("clip", shipped, device).values()
+    (clip,) = session.theory_lines("clip", shipped, device).values()
     assert clip == pytest.approx(2.0794, abs=1e-3)  # ln 8
-    (prior,) = course.theory_lines("prior", shipped, device).values()
+    (prior,) = session.theory_lines("prior", shipped, device).values()
     assert 0 < prior < 1  # of coordinates whose mean square is 1
-    (upsampler,) = course.theory_lines("upsampler", shipped, device).values()
+    (upsampler,) = session.theory_lines("upsampler", shipped, device).values()
     assert 0 < upsampler < 0.1  # of pictures that are mostly plain
     state = torch.get_rng_state()
-    (decoder,) = course.theory_lines("decoder", shipped, device).values()
+    (decoder,) = session.theory_lines("decoder", shipped, device).values()
     assert decoder > 0 and torch.equal(state, torch.get_rng_state())
 
 
@@ -188,13 +191,13 @@ def test_a_live_loss_is_redrawn_in_one_place_and_not_too_often(monkeypatch):
         handles[-1].update(data)
         return handles[-1]
 
-    monkeypatch.setattr(course.viz, "display_bundle", show)
-    monkeypatch.setattr(course.time, "perf_counter", lambda: clock[0])
-    live = course.LiveLoss("mine", total=100)
+    monkeypatch.setattr(live.figures, "display_bundle", show)
+    monkeypatch.setattr(live.time, "perf_counter", lambda: clock[0])
+    drawn = course.LiveLoss("mine", total=100)
     for step in range(1, 101):
         clock[0] += 0.3
-        live({"step": step, "loss": 1 / step})
-    live.done()
+        drawn({"step": step, "loss": 1 / step})
+    drawn.done()
     (handle,) = handles
     assert 4 <= len(handle.alts) <= 7
     assert handle.alts[-1] == "Loss of mine: 1 at step 1, 0.01 at step 100."
@@ -223,9 +226,9 @@ def test_the_oracle_counts_exact_matches():
 def test_the_badge_is_made_from_the_repositorys_address(monkeypatch):
     urls = ["Homepage, https://example.org", "Repository, https://github.com/someone/something"]
     monkeypatch.setattr(metadata, "metadata", lambda name: type("", (), {"get_all": lambda self, key: urls})())
-    assert course.badge("02_clip").endswith(
+    assert session.badge("02_clip").endswith(
         "(https://colab.research.google.com/github/someone/something/blob/main/notebooks/02_clip.ipynb)"
     )
     urls.pop()
     with pytest.raises(ValueError, match="install it again"):
-        course.badge("02_clip")
+        session.badge("02_clip")

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from minidalle import tokenizer
-from minidalle.captions import matches, parse
-from minidalle.data import MAX_PIXELS, World, from_pil, load_folder, save_folder, to_pil
-from minidalle.scenes import Scene
+from minidalle.data.batches import World
+from minidalle.data.folders import load_folder, save_folder
+from minidalle.data.images import MAX_PIXELS, from_pil, to_pil
+from minidalle.world.captions import matches, parse
+from minidalle.world.scenes import Scene
 
 
 def test_pictures_survive_the_way_there_and_back():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minidalle import course
+from minidalle.course import session
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -50,8 +50,8 @@ def faults(notebook: dict, name: str) -> list[str]:
     counts = [cell["execution_count"] for cell in code]
     if None in counts or any(b <= a for a, b in itertools.pairwise(counts)):
         found.append("not run from top to bottom")
-    if course.badge(name) not in source(cells[0]):
-        found.append(f"the first cell lacks the badge {course.badge(name)}")
+    if session.badge(name) not in source(cells[0]):
+        found.append(f"the first cell lacks the badge {session.badge(name)}")
     if source(code[0]) != FIRST_CELL:
         found.append("the first code cell is not the one of all notebooks")
     kinds = "".join("c" if cell["cell_type"] == "code" else " " for cell in cells)
@@ -145,7 +145,7 @@ def good() -> dict:
     shown = {"output_type": "stream", "name": "stdout", "text": ["see /etc/hosts\n"]}
     done = {"outputs": [], "execution_count": 1}
     cells = [
-        cell("markdown", course.badge("02_clip") + "\n# 02 CLIP"),
+        cell("markdown", session.badge("02_clip") + "\n# 02 CLIP"),
         cell("code", FIRST_CELL, **done),
         cell("code", "picture", **done | {"outputs": [picture, shown], "execution_count": 2}),
         cell("markdown", "Prose."),

@@ -7,8 +7,8 @@ from torch import nn
 
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.decoder import Decoder, DecoderConfig
-from minidalle.optimizers import Muon, orthogonalize, split_parameters
 from minidalle.prior import DiffusionPrior, PriorConfig
+from minidalle.training.optim import Muon, orthogonalize, split_parameters
 from minidalle.unet import UNetConfig
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minidalle import oracle
-from minidalle.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, Scene, Thing, as_range, coverage, draw_scene, render
+from minidalle.world import oracle
+from minidalle.world.render import as_range, coverage, render
+from minidalle.world.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, Scene, Thing, draw_scene
 
 NUMBER = 600
 

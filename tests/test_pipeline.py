@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import MICRO
 
-from minidalle import checkpoint, pipeline
-from minidalle.checkpoint import CheckpointError
+from minidalle import checkpoint
+from minidalle.checkpoint import CheckpointError, find_folder, load_model, save_model
 from minidalle.clip import CLIP
-from minidalle.data import from_pil
+from minidalle.data.images import from_pil
 from minidalle.decoder import Decoder
 from minidalle.device import autocast
-from minidalle.pipeline import MiniDalle, find_folder, load_model, save_model
+from minidalle.pipeline import MiniDalle
 from minidalle.prior import CANDIDATE_SLACK, DiffusionPrior
 
 PROMPT = "a red circle above a blue square"
@@ -213,13 +213,13 @@ def test_loaded_models_are_ready_to_use_and_not_to_train(pipe):
 
 def test_a_decoder_of_another_clip_is_refused(micro_run, tmp_path):
     folder = shutil.copytree(micro_run, tmp_path / "mixed")
-    save_model(folder, "clip", CLIP(MICRO.clip), {})
-    with pytest.raises(CheckpointError, match=r"prior in .*mixed was trained with another CLIP .*: train it again"):
+    save_model(folder, CLIP(MICRO.clip), {})
+    with pytest.raises(CheckpointError, match=r"prior in .*mixed was trained with another CLIP .*: train it anew"):
         MiniDalle.from_pretrained(folder)
     folder = shutil.copytree(micro_run, tmp_path / "half")
     clip = CLIP(MICRO.clip)
-    sha = save_model(folder, "clip", clip, {})
-    save_model(folder, "prior", DiffusionPrior(MICRO.prior), {"clip": sha})
+    sha = save_model(folder, clip, {})
+    save_model(folder, DiffusionPrior(MICRO.prior), {"clip": sha})
     with pytest.raises(CheckpointError, match=r"decoder in .*half was trained with another CLIP"):
         MiniDalle.from_pretrained(folder)
 
@@ -227,9 +227,9 @@ def test_a_decoder_of_another_clip_is_refused(micro_run, tmp_path):
 def test_a_stack_knows_whether_it_was_trained_on_two_things(micro_run, tmp_path):
     assert MiniDalle.from_pretrained(micro_run).two_things
     for meta, expected in (({"two_things": 0.0}, False), ({"two_things": 0.5}, True), ({}, True)):
-        sha = save_model(tmp_path, "clip", CLIP(MICRO.clip), meta)
-        save_model(tmp_path, "prior", DiffusionPrior(MICRO.prior), {"clip": sha})
-        save_model(tmp_path, "decoder", Decoder(MICRO.decoder), {"clip": sha})
+        sha = save_model(tmp_path, CLIP(MICRO.clip), meta)
+        save_model(tmp_path, DiffusionPrior(MICRO.prior), {"clip": sha})
+        save_model(tmp_path, Decoder(MICRO.decoder), {"clip": sha})
         assert MiniDalle.from_pretrained(tmp_path).two_things is expected
 
 
@@ -251,19 +251,19 @@ def test_a_missing_piece_is_named(micro_run, tmp_path, kind):
 def test_a_file_that_does_not_fit_the_package_is_refused_in_one_sentence(tmp_path, meta):
     checkpoint.save(tmp_path / "clip.safetensors", "clip", CLIP(MICRO.clip).state_dict(), meta)
     with pytest.raises(CheckpointError, match=r"does not fit this package's clip \(.*\): train it again\.$") as caught:
-        load_model(tmp_path, "clip")
+        load_model(CLIP, tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_weights_are_found_by_name_or_folder_and_the_names_are_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "SHIPPED", (tmp_path / "none", tmp_path / "shipped"))
+    monkeypatch.setattr(checkpoint, "SHIPPED", (tmp_path / "none", tmp_path / "shipped"))
     for name in ("tiny", "small"):
         (tmp_path / "shipped" / name).mkdir(parents=True)
     assert find_folder("tiny") == tmp_path / "shipped" / "tiny"
     assert find_folder(tmp_path) == tmp_path
     with pytest.raises(CheckpointError, match=r'"huge" is neither .* \(small, tiny\): train with "minidalle train"'):
         MiniDalle.from_pretrained("huge")
-    monkeypatch.setattr(pipeline, "SHIPPED", ())
+    monkeypatch.setattr(checkpoint, "SHIPPED", ())
     with pytest.raises(CheckpointError, match=r"\(none\)"):
         MiniDalle.from_pretrained("tiny")
 

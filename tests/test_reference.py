@@ -5,10 +5,10 @@ import json
 import pytest
 from conftest import MICRO
 
-from minidalle import reference
 from minidalle.cli import main
-from minidalle.presets import ALL_STAGES, PRESETS, STAGES, TINY
-from minidalle.runs import train
+from minidalle.evaluation import curves
+from minidalle.training.recipes import ALL_STAGES, PRESETS, STAGES, TINY
+from minidalle.training.run import train
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def run(tmp_path, micro_run):
         folder.mkdir()
         for stage in STAGES:
             header = {"preset": "micro", "recipe": recipe, "seed": seed}
-            reference.checkpoint.save(folder / f"{stage}.safetensors", stage, {}, header)
+            curves.checkpoint.save(folder / f"{stage}.safetensors", stage, {}, header)
             lines = [{"step": 10 * n, "loss": 1000.0 / n + seed, "seconds": n} for n in range(1, 501)]
             (folder / f"{stage}.metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
@@ -33,32 +33,32 @@ def test_the_command_writes_thinned_curves_that_load_finds(run, tmp_path, monkey
     assert main(["reference", *(str(run(seed)) for seed in range(3)), "--out", str(path)]) == 0
     assert f"Wrote {path}" in capsys.readouterr().out
     assert path.stat().st_size < 20_000
-    monkeypatch.setattr(reference, "FOLDERS", (tmp_path / "none", path.parent))
+    monkeypatch.setattr(curves, "FOLDERS", (tmp_path / "none", path.parent))
     for stage in STAGES:
-        curves = reference.load("micro", "quick", stage)
-        assert len(curves) == 3
-        for seed, curve in enumerate(curves):
+        found = curves.load("micro", "quick", stage)
+        assert len(found) == 3
+        for seed, curve in enumerate(found):
             assert len(curve["steps"]) == len(curve["losses"]) <= 60 and curve["steps"][-1] == 5000
             assert curve["steps"][0] == 90  # nine lines a point, drawn at the last of them
             assert curve["losses"][0] == pytest.approx(sum(1000 / n for n in range(1, 10)) / 9 + seed, rel=1e-3)
-    assert reference.load("micro", "full", "clip") == reference.load("other", "quick", "clip") == []
+    assert curves.load("micro", "full", "clip") == curves.load("other", "quick", "clip") == []
 
 
 def test_short_curves_are_kept_whole(tmp_path, micro_run):
     train(MICRO, "quick", tmp_path, seed=1)
-    made = reference.make([micro_run, tmp_path])
+    made = curves.make([micro_run, tmp_path])
     assert (made["preset"], made["recipe"]) == ("micro", "quick")
     assert set(made["stages"]) == set(STAGES)
-    assert all(curve["steps"] == [10, 12] for curves in made["stages"].values() for curve in curves.values())
-    assert json.loads(reference.to_json(made)) == made
+    assert all(curve["steps"] == [10, 12] for seeds in made["stages"].values() for curve in seeds.values())
+    assert json.loads(curves.to_json(made)) == made
 
 
 def test_runs_that_do_not_belong_together_are_refused(run, capsys):
     first = run(0)
     with pytest.raises(ValueError, match=r"the seed 0 of clip comes twice"):
-        reference.make([first, first])
+        curves.make([first, first])
     with pytest.raises(ValueError, match=r"full of micro, quick of micro; name runs of one recipe"):
-        reference.make([first, run(1, "full")])
+        curves.make([first, run(1, "full")])
     (first / "prior.metrics.jsonl").unlink()
     assert main(["reference", str(first)]) == 1
     assert "prior.metrics.jsonl does not exist" in capsys.readouterr().err
@@ -66,12 +66,12 @@ def test_runs_that_do_not_belong_together_are_refused(run, capsys):
 
 def test_the_final_loss_is_the_mean_of_the_last_tenth():
     curve = [(step, float(step)) for step in range(10, 110, 10)]
-    assert reference.final_loss(curve) == 100.0
-    assert reference.final_loss({"steps": [50, 95, 100], "losses": [9.0, 2.0, 4.0]}) == 3.0
+    assert curves.final_loss(curve) == 100.0
+    assert curves.final_loss({"steps": [50, 95, 100], "losses": [9.0, 2.0, 4.0]}) == 3.0
 
 
 def test_what_is_shipped_is_of_this_package():
-    for folder in reference.FOLDERS:
+    for folder in curves.FOLDERS:
         for path in folder.glob("*.json"):
             found = json.loads(path.read_text())
             assert path.stem == found["preset"]
@@ -79,18 +79,18 @@ def test_what_is_shipped_is_of_this_package():
                 assert set(found["stages"]) >= set(STAGES)
             else:
                 assert (path.parent.parent.parent / "notebooks" / f"{path.stem}.ipynb").is_file()
-            assert all(len(curves) >= 3 for curves in found["stages"].values())
+            assert all(len(seeds) >= 3 for seeds in found["stages"].values())
 
 
 @pytest.mark.parametrize("stage", ALL_STAGES)
 def test_the_shipped_curves_are_four_seeds_of_the_recipe_as_it_is(stage):
-    curves = reference.load("tiny", "quick", stage)
-    assert len(curves) == 4
-    assert {curve["steps"][-1] for curve in curves} == {getattr(TINY.recipes["quick"], stage).steps}
+    found = curves.load("tiny", "quick", stage)
+    assert len(found) == 4
+    assert {curve["steps"][-1] for curve in found} == {getattr(TINY.recipes["quick"], stage).steps}
 
 
 @pytest.mark.parametrize(
     ("notebook", "stage"), [("04_reverse_diffusion", "denoiser"), ("05_unet", "unet"), ("06_guidance", "unet")]
 )
 def test_notebooks_that_train_a_model_of_their_own_have_curves(notebook, stage):
-    assert len(reference.load(notebook, "quick", stage)) == 3 and reference.load(notebook, "full", stage) == []
+    assert len(curves.load(notebook, "quick", stage)) == 3 and curves.load(notebook, "full", stage) == []

@@ -10,15 +10,13 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from minidalle import oracle, report, tokenizer
-from minidalle.captions import Description, parse
-from minidalle.report import (
-    Rate,
+from minidalle import tokenizer
+from minidalle.evaluation import report
+from minidalle.evaluation.metrics import Rate, frechet_distance, precision_recall
+from minidalle.evaluation.report import (
     diversity,
     draw_prompts,
-    frechet_distance,
     paint_all,
-    precision_recall,
     report_card,
     retrieval,
     score,
@@ -26,7 +24,10 @@ from minidalle.report import (
     to_json,
     to_text,
 )
-from minidalle.scenes import Scene, draw_one, draw_scene, draw_two, render
+from minidalle.world import oracle
+from minidalle.world.captions import Description, parse
+from minidalle.world.render import render
+from minidalle.world.scenes import Scene, draw_one, draw_scene, draw_two
 
 KINDS = [(level, held_out) for level in (0.0, 1.0) for held_out in (False, True)]
 

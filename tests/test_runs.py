@@ -11,12 +11,14 @@ import pytest
 import torch
 from conftest import MICRO
 
-from minidalle import checkpoint, runs
+from minidalle import checkpoint
+from minidalle.checkpoint import load_model, save_model
 from minidalle.clip import CLIP
-from minidalle.data import World
-from minidalle.pipeline import load_model, save_model
-from minidalle.presets import STAGES
-from minidalle.runs import train
+from minidalle.data.batches import World
+from minidalle.training import run
+from minidalle.training.recipes import STAGES
+from minidalle.training.run import train
+from minidalle.training.stages import KINDS
 
 
 def tensors(folder: Path, kind: str) -> dict[str, torch.Tensor]:
@@ -40,7 +42,7 @@ def test_a_run_leaves_three_models_their_origin_and_their_metrics(micro_run):
     files = {f"{stage}.{end}" for stage in STAGES for end in ("safetensors", "metrics.jsonl")}
     assert {path.name for path in micro_run.iterdir()} - {"run.lock"} == files
     for stage in STAGES:
-        model, header = load_model(micro_run, stage)
+        model, header = load_model(KINDS[stage], micro_run)
         assert model.config == getattr(MICRO, stage)
         assert (header["preset"], header["recipe"], header["seed"]) == ("micro", "quick", 0)
         assert header["pictures"] == 12 * 8 and header["seconds"] >= 0
@@ -90,10 +92,10 @@ def test_resuming_trains_again_what_belongs_to_another_seed_or_clip(tmp_path):
     train(MICRO, "quick", tmp_path, ("clip",), seed=1, resume=True)
     after = snapshot(tmp_path)
     assert {name for name in after if before[name] != after[name]} == {"clip.safetensors"}
-    clip = save_model(tmp_path, "clip", CLIP(MICRO.clip), {"preset": "micro", "recipe": "quick", "seed": 0})
+    clip = save_model(tmp_path, CLIP(MICRO.clip), {"preset": "micro", "recipe": "quick", "seed": 0})
     train(MICRO, "quick", tmp_path, resume=True)  # the seed fits, but prior and decoder know the first clip
-    assert load_model(tmp_path, "clip")[1]["sha256"] == clip
-    assert all(load_model(tmp_path, kind)[1]["clip"] == clip for kind in STAGES[1:])
+    assert load_model(CLIP, tmp_path)[1]["sha256"] == clip
+    assert all(load_model(KINDS[kind], tmp_path)[1]["clip"] == clip for kind in STAGES[1:])
 
 
 KILLED = """
@@ -102,10 +104,11 @@ from pathlib import Path
 folder, tests, seed = sys.argv[1:]
 sys.path.insert(0, tests)
 from conftest import MICRO
-from minidalle import runs, training
-from minidalle.data import World
+from minidalle.training import run
+from minidalle.training import loop
+from minidalle.data.batches import World
 
-training.SAVE_EVERY, training.LOG_EVERY = 3, 2
+loop.SAVE_EVERY, loop.LOG_EVERY = 3, 2
 draw = World.batch
 
 def batch(world, step, batch_size):
@@ -114,7 +117,7 @@ def batch(world, step, batch_size):
     return draw(world, step, batch_size)
 
 World.batch = batch
-runs.train(MICRO, "quick", Path(folder))
+run.train(MICRO, "quick", Path(folder))
 """
 
 
@@ -166,7 +169,7 @@ def test_seconds_add_up_over_a_stop(tmp_path, monkeypatch):
     meta = {key: header[key] for key in ("step", "scaler", "origin")}
     checkpoint.save(path, "training", state, {**meta, "seconds": 1000.0})
     train(MICRO, "quick", tmp_path, ("clip",), resume=True)
-    assert 1000 <= load_model(tmp_path, "clip")[1]["seconds"] < 1100
+    assert 1000 <= load_model(CLIP, tmp_path)[1]["seconds"] < 1100
     assert metrics(tmp_path, "clip")[-1]["seconds"] >= 1000
 
 
@@ -209,9 +212,9 @@ def test_a_half_written_line_of_metrics_is_dropped(tmp_path):
     path = tmp_path / "clip.metrics.jsonl"
     first, second = '{"step": 10, "loss": 2.0}\n', '{"step": 20, "loss": 1.0}\n'
     path.write_text(first + second + '{"step": 3')
-    assert runs.metrics_until(path, 30) == [first, second]
-    assert runs.metrics_until(path, 10) == [first]
-    assert runs.metrics_until(tmp_path / "none", 10) == []
+    assert run.metrics_until(path, 30) == [first, second]
+    assert run.metrics_until(path, 10) == [first]
+    assert run.metrics_until(tmp_path / "none", 10) == []
 
 
 @pytest.mark.parametrize("line", ["[]", '{"step": 3}', '{"step": "x", "loss": 1}', "nonsense"])
@@ -219,4 +222,4 @@ def test_a_broken_line_of_metrics_is_named(tmp_path, line):
     path = tmp_path / "clip.metrics.jsonl"
     path.write_text(f'{{"step": 1, "loss": 2.0}}\n{line}\n{{"step": 5, "loss": 2.0}}\n')
     with pytest.raises(ValueError, match=r"clip\.metrics\.jsonl, line 2, holds no step and loss: remove that line"):
-        runs.read_metrics(path)
+        run.read_metrics(path)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidalle.scenes import (
+from minidalle.world.render import radius, render
+from minidalle.world.scenes import (
     BACKGROUNDS,
     COLORS,
     HELD_OUT_PAIRS,
@@ -22,8 +23,6 @@ from minidalle.scenes import (
     Scene,
     Thing,
     draw_scene,
-    radius,
-    render,
 )
 
 PINNED_ONE = Scene((Thing("diamond", "yellow", "large", -0.5247657051501493, 0.5055350050175779),), "black")

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from minidalle.clip import CLIP, CLIPConfig
-from minidalle.data import World
+from minidalle.data.batches import World
 from minidalle.decoder import Decoder, DecoderConfig
 from minidalle.diffusion import GaussianDiffusion, cosine_betas
-from minidalle.presets import StageRecipe
+from minidalle.losses import SOFTENING, clip_stage, decoder_stage, embed, prior_stage, prior_weights
 from minidalle.prior import DiffusionPrior, PriorConfig
-from minidalle.stages import SOFTENING, clip_stage, decoder_stage, embed, prior_stage, prior_weights
-from minidalle.training import fit
+from minidalle.training.loop import fit
+from minidalle.training.recipes import StageRecipe
 from minidalle.unet import UNetConfig
 
 D, W, SIZE = 8, 16, 16

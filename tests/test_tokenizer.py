@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from minidalle import tokenizer
-from minidalle.captions import describe, known_words, write
-from minidalle.scenes import draw_scene
 from minidalle.tokenizer import CONTEXT_LENGTH, END, PAD, VOCABULARY
+from minidalle.world.captions import describe, known_words, write
+from minidalle.world.scenes import draw_scene
 
 LONGEST = " ".join(["red"] * (CONTEXT_LENGTH - 1))
 

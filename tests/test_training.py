@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from minidalle import checkpoint, training
-from minidalle.presets import StageRecipe
-from minidalle.training import TrainingError, average_weights, fit, learning_rate_factor
+from minidalle import checkpoint
+from minidalle.training import loop
+from minidalle.training.loop import average_weights, fit, learning_rate_factor
+from minidalle.training.recipes import StageRecipe
+from minidalle.training.state import TrainingError
 
 RECIPE = StageRecipe(steps=30, batch_size=16, matrix_lr=0.02, lr=1e-2, warmup_steps=3, ema_decay=0.9)
 
@@ -169,7 +171,7 @@ def test_ctrl_c_without_a_state_file_still_ends_the_training():
 
 
 def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 7)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 7)
     path, model = tmp_path / "state.safetensors", toy()
     with pytest.raises(OSError, match="power"):
         fit(model, at(regression(model), 17, crash), RECIPE, state_path=path)
@@ -180,7 +182,7 @@ def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, 
 
 
 def test_without_resume_a_training_begins_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 7)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 7)
     path, steps = tmp_path / "state.safetensors", []
     for _ in range(2):
         model = toy()
@@ -190,7 +192,7 @@ def test_without_resume_a_training_begins_anew(tmp_path, monkeypatch):
 
 
 def test_a_state_of_another_training_is_not_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 7)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 7)
     path, model = tmp_path / "state.safetensors", toy()
     fit(model, regression(model), RECIPE, state_path=path, origin={"seed": 0})
     before = weights(toy())
@@ -202,7 +204,7 @@ def test_a_state_of_another_training_is_not_resumed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("step", "found"), [(13, 20), (19, 20), (22, 24)])
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path, monkeypatch, step, found):
-    monkeypatch.setattr(training, "SAVE_EVERY", 10)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
     path, model = tmp_path / "state.safetensors", toy()
     loss_at, recipe = regression(model), StageRecipe(steps=24, batch_size=16, matrix_lr=0.02, lr=1e-2)
     kept = found - 1 - (found - 1) % 10
@@ -213,7 +215,7 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path, monkeypatch, step
 
 
 def test_a_broken_state_is_not_saved_over_a_good_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 10)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
     path, model = tmp_path / "state.safetensors", toy()
     loss_at = at(lambda n: regression(model)(n) * (float("inf") if n == 13 else 1), 15, press_ctrl_c)
     with pytest.raises(TrainingError, match="by step 16; step 10 is kept"):
@@ -239,7 +241,7 @@ def test_on_the_cpu_losses_are_not_scaled(monkeypatch):
 
 def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monkeypatch):
     # As on a GPU without bfloat16. The first scale overflows, so that steps are skipped until it has been halved often.
-    monkeypatch.setattr(training, "half_precision", lambda device: torch.float16)
+    monkeypatch.setattr(loop, "half_precision", lambda device: torch.float16)
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**127))
     whole, path = uninterrupted(), tmp_path / "state.safetensors"
     assert all(tensor.isfinite().all() for tensor in whole) and not equal(whole[:1], weights(toy())[:1])
@@ -254,7 +256,7 @@ def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monke
 @pytest.mark.parametrize("layer", [0, 2], ids=["Muon's", "AdamW's"])
 @pytest.mark.parametrize("factor", [float("inf"), float("nan")])
 def test_a_gradient_that_overflows_stops_the_step_of_all_weights(monkeypatch, layer, factor):
-    monkeypatch.setattr(training, "half_precision", lambda device: torch.float16)
+    monkeypatch.setattr(loop, "half_precision", lambda device: torch.float16)
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1.0))
     model, seen = toy(), []
     bad = model[layer].weight
@@ -274,11 +276,11 @@ def test_a_gradient_that_overflows_stops_the_step_of_all_weights(monkeypatch, la
 @pytest.mark.parametrize(("before", "after"), [(torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16)])
 def test_a_training_goes_on_where_losses_are_scaled_otherwise(tmp_path, monkeypatch, before, after):
     # As from a CPU to a GPU without bfloat16, and back.
-    monkeypatch.setattr(training, "half_precision", lambda device: before)
+    monkeypatch.setattr(loop, "half_precision", lambda device: before)
     path, model = tmp_path / "state.safetensors", toy()
     with pytest.raises(KeyboardInterrupt):
         fit(model, at(regression(model), 15, press_ctrl_c), RECIPE, state_path=path)
-    monkeypatch.setattr(training, "half_precision", lambda device: after)
+    monkeypatch.setattr(loop, "half_precision", lambda device: after)
     model, lines = toy(), []
     fit(model, regression(model), RECIPE, state_path=path, resume=True, on_log=lines.append)
     assert lines[-1]["step"] == RECIPE.steps and all(tensor.isfinite().all() for tensor in weights(model))

@@ -12,19 +12,20 @@ from conftest import MICRO
 from PIL import Image
 from torch import nn
 
-from minidalle import checkpoint, oracle, stages
-from minidalle.captions import describe, matches
-from minidalle.checkpoint import CheckpointError
+from minidalle import checkpoint, losses
+from minidalle.checkpoint import CheckpointError, find_folder, load_model, save_model
 from minidalle.cli import main
-from minidalle.data import World
+from minidalle.data.batches import World
 from minidalle.diffusion import GaussianDiffusion, cosine_betas
-from minidalle.pipeline import MiniDalle, find_folder, load_model, save_model
-from minidalle.presets import PRESETS, TINY
-from minidalle.runs import train
-from minidalle.scenes import render
-from minidalle.stages import upsampler_stage
+from minidalle.losses import upsampler_stage
+from minidalle.pipeline import MiniDalle
+from minidalle.training.recipes import PRESETS, TINY
+from minidalle.training.run import train
 from minidalle.unet import UNet
 from minidalle.upsampler import Upsampler, UpsamplerConfig, blur, crop, enlarge, shrink
+from minidalle.world import oracle
+from minidalle.world.captions import describe, matches
+from minidalle.world.render import render
 
 CONFIG = MICRO.upsampler  # crops of 16 x 16 out of 32 x 32
 B = 3
@@ -51,8 +52,8 @@ def stage(share: float = 0.5, batch_size: int = 64, seed: int = 0):
 
 def watch(monkeypatch, name: str) -> list[tuple]:
     """Note with what the stage calls one of its helpers."""
-    calls, helper = [], getattr(stages, name)
-    monkeypatch.setattr(stages, name, lambda *args: calls.append(args) or helper(*args))
+    calls, helper = [], getattr(losses, name)
+    monkeypatch.setattr(losses, name, lambda *args: calls.append(args) or helper(*args))
     return calls
 
 
@@ -237,7 +238,7 @@ def test_it_is_trained_alone_and_only_when_named(folder, micro_run, tmp_path):
     train(MICRO, "quick", tmp_path, ("upsampler",), resume=True)
     assert (tmp_path / "upsampler.safetensors").stat().st_mtime_ns == before
     train(MICRO, "quick", tmp_path, ("upsampler",), seed=1)
-    other = load_model(tmp_path, "upsampler")[0].state_dict()
+    other = load_model(Upsampler, tmp_path)[0].state_dict()
     assert not torch.equal(other["unet.conv_in.weight"], weights["unet.conv_in.weight"])
 
 
@@ -278,7 +279,7 @@ def test_a_damaged_upsampler_is_not_passed_over(folder, tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match=r"upsampler\.safetensors is truncated"):
         MiniDalle.from_pretrained(broken)
-    save_model(broken, "upsampler", awake(), {})
+    save_model(broken, awake(), {})
     assert MiniDalle.from_pretrained(broken).upsampler is not None
 
 

@@ -9,10 +9,11 @@ import torch
 from matplotlib import pyplot
 from PIL import Image
 
-from minidalle import viz
-from minidalle.captions import parse
-from minidalle.scenes import as_range
-from minidalle.viz import SHEET_PROMPTS, contact_sheet, save_figure
+from minidalle.course import figures
+from minidalle.evaluation import pictures
+from minidalle.evaluation.pictures import SHEET_PROMPTS, contact_sheet, save_figure
+from minidalle.world.captions import parse
+from minidalle.world.render import as_range
 
 PALETTE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -80,12 +81,12 @@ def decoded(data: dict) -> Image.Image:
 
 def test_a_shown_picture_says_what_is_to_be_seen(monkeypatch, capsys):
     caught = displayed(monkeypatch)
-    viz.show(Image.new("RGB", (8, 4), "red"), "a red picture", width=80)
+    figures.show(Image.new("RGB", (8, 4), "red"), "a red picture", width=80)
     ((data, metadata),) = caught
     assert decoded(data).size == (8, 4) and data["text/plain"] == "a red picture"
     assert metadata == {"image/png": {"alt": "a red picture", "width": 80}}
     monkeypatch.undo()
-    viz.show(Image.new("RGB", (8, 4), "red"), "a red picture")
+    figures.show(Image.new("RGB", (8, 4), "red"), "a red picture")
     assert capsys.readouterr().out == "a red picture\n"  # without Jupyter
 
 
@@ -93,55 +94,55 @@ def test_a_figure_of_pyplot_is_shown_once(monkeypatch):
     figure, axes = pyplot.subplots()
     axes.plot([1, 2])
     caught = displayed(monkeypatch)
-    viz.show(figure, "a line")
+    figures.show(figure, "a line")
     assert len(caught) == 1 and decoded(caught[0][0]).width == int(72 * figure.get_figwidth())
     assert pyplot.get_fignums() == []
 
 
 def test_a_grid_holds_every_picture_in_order_and_its_title():
     images = torch.cat([plain("red", 2), plain("blue", 1)])
-    sheet = np.array(viz.grid(images, columns=2, scale=3, gap=2))
+    sheet = np.array(pictures.grid(images, columns=2, scale=3, gap=2))
     assert sheet.shape == (2 * 26 + 2, 2 * 26 + 2, 3)
     assert [tuple(sheet[y, x]) for y, x in ((5, 5), (5, 40), (40, 5), (40, 40))] == [
         (255, 0, 0), (255, 0, 0), (0, 0, 255), (255, 255, 255),
     ]  # fmt: skip
-    titled = np.array(viz.grid(images, columns=2, scale=3, gap=2, titles=["one", "two", "three"]))
+    titled = np.array(pictures.grid(images, columns=2, scale=3, gap=2, titles=["one", "two", "three"]))
     assert titled.shape[0] > sheet.shape[0] and (titled == 0).all(-1).any()
     with pytest.raises(ValueError, match="1 titles and 3 pictures"):
-        viz.grid(images, titles=["one"])
+        pictures.grid(images, titles=["one"])
 
 
 def test_the_map_lights_what_is_asked_for(monkeypatch):
     caught = displayed(monkeypatch)
-    viz.system_map()
-    viz.system_map("clip", "prior")
-    viz.system_map("unet", alt=False)
+    figures.system_map()
+    figures.system_map("clip", "prior")
+    figures.system_map("unet", alt=False)
     texts = [data["text/plain"] for data, _ in caught]
     assert "lit" not in texts[0] and "lit: clip, prior" in texts[1] and texts[2] == ""
     lit = [(np.abs(np.array(decoded(data)).astype(int) - (240, 228, 66)) < 12).all(-1).sum() for data, _ in caught]
     assert lit[0] < lit[2] < lit[1] and lit[1] > 20_000
     assert all(len(data["image/png"]) < 40_000 for data, _ in caught)  # eleven notebooks carry one
     with pytest.raises(ValueError, match='"sampler" is no part of the map'):
-        viz.system_map("sampler")
+        figures.system_map("sampler")
 
 
 def test_a_loss_curve_has_the_band_of_the_seeds_and_the_lines_of_theory():
     seeds = [{"steps": [0, 10, 20], "losses": [4.0, 2.0, value]} for value in (1.0, 1.5, 2.0)]
-    figure = viz.loss_curve("clip", [(10, 3.0), (20, 1.25)], seeds, {"ln 2": 0.69}, total=40)
+    figure = figures.loss_curve("clip", [(10, 3.0), (20, 1.25)], seeds, {"ln 2": 0.69}, total=40)
     (axes,) = figure.axes
     band = axes.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band} >= {(20.0, 1.0), (20.0, 2.0), (0.0, 4.0)}
     assert axes.lines[0].get_xydata().tolist() == [[10, 3.0], [20, 1.25]]
     assert list(axes.lines[1].get_ydata()) == [0.69, 0.69]
     assert {text.get_text() for text in axes.texts} == {"ln 2"} and axes.get_xlim() == (0, 40)
-    assert viz.loss_curve("x", [(10, 100.0), (20, 1.0)]).axes[0].get_yscale() == "log"
+    assert figures.loss_curve("x", [(10, 100.0), (20, 1.0)]).axes[0].get_yscale() == "log"
 
 
 def test_colors_are_told_apart():
-    assert len(set(viz.OKABE_ITO.values())) == 8
+    assert len(set(pictures.OKABE_ITO.values())) == 8
 
 
 def test_a_title_stays_below_its_own_picture():
-    sheet = np.array(viz.grid(plain("red", 2), columns=2, scale=12, gap=6, titles=["wide words wrap within", ""]))
+    sheet = np.array(pictures.grid(plain("red", 2), columns=2, scale=12, gap=6, titles=["wide words wrap within", ""]))
     ink = np.argwhere((sheet < 100).all(-1))
     assert len(ink) and ink[:, 0].min() > 6 + 96 and ink[:, 1].max() < 6 + 96 + 3

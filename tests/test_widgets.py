@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot
 from PIL import Image
 
-from minidalle import widgets
+from minidalle.course import widgets
 
 RED, GREEN, BLUE = (Image.new("RGB", (8, 8), color) for color in ("red", "green", "blue"))
 

@@ -6,7 +6,17 @@ A Description holds the facts that a caption states; None stands for "not said".
 import random
 from dataclasses import dataclass
 
-from minidalle.scenes import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, HELD_OUT_RELATIONS, PLACES, SHAPES, SIZES, Scene, pick
+from minidalle.world.scenes import (
+    BACKGROUNDS,
+    COLORS,
+    HELD_OUT_PAIRS,
+    HELD_OUT_RELATIONS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Scene,
+    pick,
+)
 
 SYNONYMS = {  # the world's own word first; each is drawn as often as the others
     "circle": ("circle", "disc"),
@@ -29,7 +39,6 @@ SAID = {"color": 0.7, "shape": 0.7, "size": 0.5, "place": 0.5, "relation": 0.85,
 # How often the second of two things is named first. At one half, order and relation together say which is the upper one
 # and neither does alone: an exclusive or, which CLIP did not begin to learn in 2,000 batches
 TURNED = 0.25
-
 _CANONICAL = {word: fact for fact, words in SYNONYMS.items() for word in words if " " not in word}
 _FILLERS = frozenset("a an the at in on against to of background shape corner".split())
 _KINDS = {"shape": SHAPES, "color": COLORS, "size": SIZES}

@@ -8,23 +8,24 @@ from pathlib import Path
 
 import torch
 
-from minidalle import oracle, reference, viz
-from minidalle.captions import Description, matches, parse
-from minidalle.checkpoint import CheckpointError
-from minidalle.data import World
+from minidalle.checkpoint import CheckpointError, find_folder, load_model
+from minidalle.course.live import LiveLoss
+from minidalle.data.batches import World
 from minidalle.device import forbid_tf32, half_precision, pick_device
-from minidalle.pipeline import KINDS, MiniDalle, find_folder, load_model
-from minidalle.presets import STAGES, TINY, Preset, StageRecipe
-from minidalle.report import Rate
-from minidalle.runs import locked, loss_of, train_stage
+from minidalle.evaluation import curves
+from minidalle.evaluation.metrics import Rate
+from minidalle.pipeline import MiniDalle
+from minidalle.training.recipes import STAGES, TINY, Preset, StageRecipe
+from minidalle.training.run import locked, train_stage
+from minidalle.training.stages import KINDS, loss_of
+from minidalle.world import oracle
+from minidalle.world.captions import Description, matches, parse
 
 FOLDER = Path(os.environ.get("MINIDALLE_MODELS") or "my_models")  # in the working directory: what you train
 BUDGETS = ("smoke", "quick", "full")
 SHIPPED = "tiny"
 LESSONS = {"clip": "02", "prior": "07", "decoder": "08", "upsampler": "09"}
 NEEDS = {"07": ("clip",), "08": ("clip", "prior"), "10": ("clip", "prior", "decoder")}  # from lessons before
-REDRAW_SECONDS = 5.0  # between two drawings of a live loss
-
 _needed: tuple[str, ...] = ()  # by the notebook that was begun
 
 
@@ -91,7 +92,7 @@ def preset() -> Preset:
 def own(kind: str) -> dict | None:
     """Read the header of the piece that you trained; None where there is none that can be used."""
     try:
-        header = load_model(FOLDER, kind)[1]
+        header = load_model(KINDS[kind], FOLDER)[1]
     except CheckpointError:
         return None
     return header if header.get("recipe") != "smoke" or budget() == "smoke" else None
@@ -110,7 +111,7 @@ def piece_folder(kind: str) -> Path | None:
     if kind == "clip":
         return clip_folder()
     piece, shipped = own(kind), find_folder(SHIPPED)
-    if piece and piece.get("clip") in (None, load_model(clip_folder(), "clip")[1]["sha256"]):
+    if piece and piece.get("clip") in (None, load_model(KINDS["clip"], clip_folder())[1]["sha256"]):
         return FOLDER
     return shipped if (shipped / f"{kind}.safetensors").is_file() else None
 
@@ -141,7 +142,7 @@ def load(kind: str) -> torch.nn.Module:
     if kind not in KINDS:
         raise ValueError(f'"{kind}" is no piece of the system; choose one of {", ".join(KINDS)}.')
     folder = piece_folder(kind) or find_folder(SHIPPED)
-    model, _ = load_model(folder, kind)
+    model, _ = load_model(KINDS[kind], folder)
     if folder != FOLDER and kind in STAGES[1:] and clip_folder() == FOLDER:
         print(f"{kind}: shipped. It knows the shipped CLIP and not yours: train it in notebook {LESSONS[kind]}.")
     else:
@@ -155,7 +156,7 @@ def pipeline() -> MiniDalle:
     before, _needed = _needed, NEEDS["10"]
     try:
         folders = {kind: folder for kind in KINDS if (folder := piece_folder(kind))}
-        headers = [load_model(folder, kind)[1] for kind, folder in folders.items() if kind in STAGES]
+        headers = [load_model(KINDS[kind], folder)[1] for kind, folder in folders.items() if kind in STAGES]
         pieces = {kind: load(kind) for kind in folders}
     finally:
         _needed = before
@@ -172,7 +173,7 @@ def train(stage: str) -> torch.nn.Module:
     if stage in STAGES[1:]:
         print(f"{stage} learns from the CLIP that is {'yours' if clips == FOLDER else 'shipped'}.")
     live = LiveLoss(
-        stage, reference.load(TINY.name, budget(), stage), theory_lines(stage, clips, device), total=recipe.steps
+        stage, curves.load(TINY.name, budget(), stage), theory_lines(stage, clips, device), total=recipe.steps
     )
     started = time.perf_counter()
     with locked(FOLDER):
@@ -200,75 +201,17 @@ def theory_lines(stage: str, clips: Path, device: torch.device) -> dict[str, flo
         size = recipe.clip.batch_size
         return {f"knows nothing: ln {size}": torch.tensor(size).log().item()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        model = KINDS[stage][0](getattr(TINY, stage)).to(device)
+        model = KINDS[stage](getattr(TINY, stage)).to(device)
         if stage == "upsampler":
             what, model.forward = "the small picture, enlarged", lambda x_t, t, enlarged: enlarged
         else:
             x_start = World(TINY.clip.image_size, 0, recipe.two_things).batch(0, 512).images.to(device)
             if stage == "prior":
-                x_start = model.scale(load_model(clips, "clip")[0].to(device).encode_image(x_start))
+                x_start = model.scale(load_model(KINDS["clip"], clips)[0].to(device).encode_image(x_start))
             mean = x_start.mean(0, keepdim=True)
             what, model.forward = "always the mean", lambda x_t, *told: mean.expand_as(x_t)
         loss_at = loss_of(stage, model, clips, recipe, TINY.clip.image_size, 0, device)
         return {f"knows nothing: {what}": sum(float(loss_at(step)) for step in range(4)) / 4}
-
-
-class LiveLoss:
-    """A loss that is drawn in place while a training runs; call it with {"step": ..., "loss": ...}.
-
-    Args:
-        name: of what is trained.
-        reference: curves of several seeds, as reference.load gives them, drawn as a band.
-        lines: what theory says, a value for each name.
-        total: steps of the training.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        reference: list[dict] | None = None,
-        lines: dict[str, float] | None = None,
-        total: int | None = None,
-    ):
-        self.name, self.reference, self.lines, self.total = name, reference, lines, total
-        self.curve: list[tuple[int, float]] = []
-        self._handle, self._drawn = None, float("-inf")
-
-    def __call__(self, line: dict) -> None:
-        """Take a line of metrics; draws at most every REDRAW_SECONDS, and when the last step is done."""
-        self.curve.append((line["step"], line["loss"]))
-        if line["step"] == self.total or time.perf_counter() - self._drawn > REDRAW_SECONDS:
-            self.draw()
-
-    def done(self) -> None:
-        """Draw what has come since the last drawing."""
-        if self.curve and self._drawn < float("inf"):
-            self.draw()
-
-    def draw(self) -> None:
-        """Draw the curve in the place of the last drawing."""
-        figure = viz.loss_curve(self.name, self.curve, self.reference, self.lines, self.total)
-        (first, start), (last, end) = self.curve[0], self.curve[-1]
-        alt = f"Loss of {self.name}: {start:.4g} at step {first}, {end:.4g} at step {last}. {self.verdict()}"
-        data, metadata = viz.bundle(figure, alt.strip())
-        if self._handle is None:
-            self._handle = viz.display_bundle(data, metadata, display_id=True)
-        else:
-            self._handle.update(data, metadata=metadata, raw=True)
-        self._drawn = float("inf") if last == self.total else time.perf_counter()
-
-    def verdict(self) -> str:
-        """Say where the curve ended beside the reference seeds."""
-        if not self.reference or not self.curve or self.curve[-1][0] < self.reference[0]["steps"][-1]:
-            return ""
-        end = reference.final_loss(self.curve)
-        ends = [reference.final_loss(other) for other in self.reference]
-        low, high = min(ends), max(ends)
-        slack = high - low  # a few seeds do not reach the ends of what seeds can do
-        word = (
-            "better than" if end < low - slack else "worse than" if end > high + slack else "where it should be beside"
-        )
-        return f"Loss over the last tenth {end:.3g}, {word} the {len(ends)} reference seeds ({low:.3g} to {high:.3g})."
 
 
 def exact_match(images: torch.Tensor, descriptions: list[Description] | list[str]) -> Rate:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from minidalle.clip import CLIP, clip_loss
-from minidalle.data import Batch, World
+from minidalle.data.batches import Batch, World
 from minidalle.decoder import Decoder
 from minidalle.diffusion import GaussianDiffusion
 from minidalle.prior import DiffusionPrior
@@ -13,7 +13,6 @@ from minidalle.tokenizer import caption_mask
 from minidalle.upsampler import Upsampler, blur, crop, enlarge, shrink
 
 LossAt = Callable[[int], torch.Tensor]
-
 SOFTENING = 0.01  # below this root mean squared error, the decoder's loss is an error's square again
 MAX_WEIGHT = 5  # of a timestep in the prior's loss, beside pure noise (before all are scaled to a mean of 1)
 NOISES = 6  # that each z_image gets in a step of the prior, which reads its caption once for all of them

@@ -5,7 +5,6 @@ combinations that no training picture shows.
 """
 
 import json
-import math
 import random
 import time
 from collections.abc import Callable
@@ -13,17 +12,19 @@ from dataclasses import dataclass
 
 import torch
 
-from minidalle import oracle, tokenizer
-from minidalle.captions import Description, describe, matches, write
+from minidalle import tokenizer
+from minidalle.evaluation.metrics import Rate, frechet_distance, precision_recall
 from minidalle.pipeline import MiniDalle
-from minidalle.scenes import BACKGROUNDS, PLACES, SIZES, Scene, draw_scene, render
+from minidalle.world import oracle
+from minidalle.world.captions import Description, describe, matches, write
+from minidalle.world.render import render
+from minidalle.world.scenes import BACKGROUNDS, PLACES, SIZES, Scene, draw_scene
 
 LEVELS = {"one thing": 0.0, "two things": 1.0}  # share of scenes with two things
 CHUNK = 128  # prompts drawn at a time, which bounds the memory
 MIN_PROMPTS = 4  # of each kind: precision and recall look at each picture's three neighbours
 DIVERSITY_PROMPT = "a red circle"
 ATTRIBUTES = ("count", "shape", "color", "size", "place", "relation", "background")
-
 Painter = Callable[[list[str], int], torch.Tensor]  # captions and a seed to images (B, 3, H, W) in [-1, 1]
 
 
@@ -34,34 +35,6 @@ class Asked:
     caption: str
     description: Description
     scene: Scene  # the one that the caption was drawn from; a picture need not equal it
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of n trials, with its 95 % interval (Wilson 1927)."""
-
-    hits: int
-    n: int
-
-    @property
-    def share(self) -> float:
-        """Give hits / n, not a number when n is 0."""
-        return self.hits / self.n if self.n else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Give the two ends of the 95 % interval."""
-        if not self.n:
-            return math.nan, math.nan
-        z = 1.96
-        middle = (self.share + z * z / (2 * self.n)) / (1 + z * z / self.n)
-        half = z / (1 + z * z / self.n) * math.sqrt(self.share * (1 - self.share) / self.n + z * z / (4 * self.n**2))
-        return max(0.0, middle - half), min(1.0, middle + half)
-
-    def to_json(self) -> dict:
-        """Give share, interval and n as plain numbers; JSON has no "not a number", so None when n is 0."""
-        share, low, high = (round(v, 4) if self.n else None for v in (self.share, *self.interval))
-        return {"share": share, "low": low, "high": high, "n": self.n}
 
 
 def draw_prompts(n: int, two_things: float, held_out: bool, seed: str) -> list[Asked]:
@@ -151,36 +124,6 @@ def retrieval(pipe: MiniDalle, n: int, seed: str) -> dict:
     ]
     hits = [sum(found) for found in fits]
     return {"image to text": Rate(hits[0], n), "text to image": Rate(hits[1], n), "chance": 1 / n}
-
-
-def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Measure the distance between the Gaussians that fit two sets of features (N, D) and (M, D).
-
-    Paper: Heusel et al. 2017, eq. 6, on CLIP's z_image in the place of Inception features.
-    """
-    a, b = a.double(), b.double()
-    root_a = matrix_sqrt(a.T.cov())
-    cross = matrix_sqrt(root_a @ b.T.cov() @ root_a)
-    return float((a.mean(0) - b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * cross.trace())
-
-
-def matrix_sqrt(matrix: torch.Tensor) -> torch.Tensor:
-    """Take the square root of a symmetric matrix without negative eigenvalues."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-
-def precision_recall(real: torch.Tensor, made: torch.Tensor, k: int = 3) -> tuple[float, float]:
-    """Measure how much of what was made lies among the real features, and how much of the real is reached.
-
-    Paper: Kynkäänniemi et al. 2019, eq. 1 and 2.
-    """
-
-    def covered(points: torch.Tensor, support: torch.Tensor) -> float:
-        radii = torch.cdist(support, support).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
-        return float((torch.cdist(points, support) <= radii).any(1).float().mean())
-
-    return covered(made, real), covered(real, made)
 
 
 @torch.no_grad()

@@ -11,13 +11,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from minidalle.clip import CLIP
-from minidalle.data import World
+from minidalle.data.batches import World
+from minidalle.decoder import Decoder
 from minidalle.device import autocast, half_precision
-from minidalle.optimizers import make_optimizers
-from minidalle.pipeline import KINDS, MiniDalle, decoder_diffusion, prior_diffusion
-from minidalle.presets import STAGES, Preset
-from minidalle.scenes import draw_scene, render
-from minidalle.stages import clip_stage, decoder_stage, prior_stage
+from minidalle.losses import clip_stage, decoder_stage, prior_stage
+from minidalle.pipeline import MiniDalle, decoder_diffusion, prior_diffusion
+from minidalle.training.optim import make_optimizers
+from minidalle.training.recipes import STAGES, Preset
+from minidalle.training.stages import KINDS
+from minidalle.world.render import render
+from minidalle.world.scenes import draw_scene
 
 PROMPT = "a red circle above a blue square"
 
@@ -67,7 +70,7 @@ def training_step(model: nn.Module, loss_at: Callable[[int], torch.Tensor], devi
 
 def stage_steps(preset: Preset, batch_size: int, device: torch.device) -> dict[str, Callable[[], None]]:
     """Make a training step of each stage, from random weights."""
-    models = {stage: KINDS[stage][0](getattr(preset, stage)).to(device) for stage in STAGES}
+    models = {stage: KINDS[stage](getattr(preset, stage)).to(device) for stage in STAGES}
     world = World(preset.clip.image_size)
     frozen = CLIP(preset.clip).to(device).requires_grad_(False)
     losses = {
@@ -113,7 +116,7 @@ def bench(preset: Preset, device: torch.device, repeats: int = 7, batch_size: in
             "pictures/s": round(batch_size / seconds, 1),
             "share of matmul rate": round(counter.get_total_flops() / seconds / peak, 3),
         }
-    pipe = MiniDalle(*(KINDS[stage][0](getattr(preset, stage)) for stage in STAGES), device)
+    pipe = MiniDalle(*(KINDS[stage](getattr(preset, stage)) for stage in STAGES), device)
     result["one picture"] = one_picture(pipe, device, repeats, peak)
     result["peak memory MB"] = round(peak_memory(device) / 2**20)
     return result
@@ -152,7 +155,7 @@ def against_diffusers(preset: Preset, device: torch.device, repeats: int = 7, ba
         from diffusers import UNet2DConditionModel
     except ImportError:
         return None
-    unet = KINDS["decoder"][0](preset.decoder).unet.to(device)
+    unet = Decoder(preset.decoder).unet.to(device)
     config, wanted = preset.decoder.unet, count_parameters(unet)
     peer = closest_peer(UNet2DConditionModel, config, wanted).to(device)
     size = config.image_size

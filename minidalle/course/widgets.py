@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import ipywidgets
 from PIL import Image
 
-from minidalle.viz import to_png
+from minidalle.evaluation.pictures import to_png
 
 
 def player(frames: list[Image.Image], labels: list[str], name: str = "step") -> ipywidgets.VBox:

@@ -1,84 +1,17 @@
-"""Pictures of pictures, and the drawings of the notebooks. The only file that imports matplotlib."""
+"""The drawings of the notebooks, and how Jupyter shows a picture together with a text for those who do not see it."""
 
 import base64
 import io
 import sys
-import textwrap
-from pathlib import Path
 
 import numpy as np
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from minidalle.data import to_pil
+from minidalle.evaluation.pictures import OKABE_ITO, contact_sheet, grid, to_png
 
-OKABE_ITO = {  # told apart with every kind of colour vision (Okabe and Ito 2008)
-    "black": "#000000",
-    "orange": "#E69F00",
-    "sky blue": "#56B4E9",
-    "green": "#009E73",
-    "yellow": "#F0E442",
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "purple": "#CC79A7",
-}
-SHEET_PROMPTS = (
-    "a red circle",
-    "a small blue square at the top left",
-    "a large yellow triangle on a black background",
-    "a green ring at the bottom right on a white background",
-    "a purple cross in the center",
-    "a red circle above a blue square",
-    "a pink diamond to the left of a cyan triangle",
-    "a yellow cross",
-    "a large blue circle on a grey background",
-)  # the last two ask for combinations that are held out
-
-
-def contact_sheet(rows: list[tuple[str, torch.Tensor]], title: str = "") -> Figure:
-    """Lay out pictures, one caption a row.
-
-    Args:
-        rows: captions and images (B, 3, H, W) in [-1, 1].
-        title: written above.
-    """
-    columns = max(len(images) for _, images in rows)
-    above = 0.35 if title else 0.05  # inches
-    figure = Figure(figsize=(3.0 + 0.8 * columns, above + 0.05 + 0.85 * len(rows)), dpi=100)
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        len(rows), columns + 1, width_ratios=[3.4] + [1] * columns, wspace=0.06, hspace=0.08,
-        left=0.01, right=0.99, bottom=0.01, top=1 - above / figure.get_figheight(),
-    )  # fmt: skip
-    for row, (caption, images) in enumerate(rows):
-        label = figure.add_subplot(grid[row, 0])
-        label.axis("off")
-        label.text(0, 0.5, textwrap.fill(caption, 30), va="center", fontsize=10)
-        for column, picture in enumerate(to_pil(images)):
-            axes = figure.add_subplot(grid[row, column + 1])
-            axes.axis("off")
-            axes.imshow(picture, interpolation="nearest")
-    figure.text(0.01, 1 - 0.1 / figure.get_figheight(), title, va="top", fontsize=11, fontweight="bold")
-    return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-def to_png(picture: Image.Image | Figure, dpi: int = 72) -> bytes:
-    """Write a picture, or a figure at so many dots an inch, as a PNG in memory."""
-    file = io.BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(file, format="png", dpi=dpi)
-    else:
-        picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
+__all__ = ["OKABE_ITO", "contact_sheet", "grid", "loss_curve", "show", "system_map", "to_png"]
 
 
 def bundle(picture: Image.Image | Figure, alt: str, width: int | None = None) -> tuple[dict, dict]:
@@ -110,48 +43,6 @@ def show(picture_or_figure: Image.Image | Figure, alt: str, width: int | None = 
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot and isinstance(picture_or_figure, Figure):
         pyplot.close(picture_or_figure)
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Break a text into lines of at most so many pixels; a word that is longer has a line of its own."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
-def grid(
-    images: torch.Tensor, columns: int = 8, scale: int = 2, titles: list[str] | None = None, gap: int = 4
-) -> Image.Image:
-    """Lay pictures out in rows.
-
-    Args:
-        images: (B, 3, H, W) in [-1, 1].
-        columns: pictures in a row.
-        scale: enlargement, a whole number, so that pixels stay squares.
-        titles: one for each picture, written below it.
-        gap: white pixels around each picture.
-    """
-    if titles is not None and len(titles) != len(images):
-        raise ValueError(f"There are {len(titles)} titles and {len(images)} pictures: give one for each.")
-    columns = max(1, min(columns, len(images)))
-    side_y, side_x = (scale * side for side in images.shape[-2:])
-    font = ImageFont.load_default(11)
-    texts = [wrap(title, font, side_x) for title in titles or []]
-    line_height = 13
-    below = line_height * max(map(len, texts), default=0)
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (side_x + gap) + gap, rows * (side_y + below + gap) + gap), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, picture in enumerate(to_pil(images)):
-        x, y = gap + i % columns * (side_x + gap), gap + i // columns * (side_y + below + gap)
-        sheet.paste(picture.resize((side_x, side_y), Image.Resampling.NEAREST), (x, y))
-        for n, line in enumerate(texts[i] if texts else []):
-            pen.text((x, y + side_y + n * line_height), line, "black", font)
-    return sheet
 
 
 def loss_curve(

@@ -4,18 +4,17 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from minidalle import checkpoint
-from minidalle.data import World
-from minidalle.pipeline import KINDS, decoder_diffusion, load_model, prior_diffusion, save_model
-from minidalle.presets import STAGES, Preset, Recipe
-from minidalle.stages import LossAt, clip_stage, decoder_stage, prior_stage, upsampler_stage
-from minidalle.training import fit
+from minidalle.checkpoint import load_model, save_model
+from minidalle.training.loop import fit
+from minidalle.training.recipes import STAGES, Preset
+from minidalle.training.stages import KINDS, loss_of
 
 
 def train(
@@ -75,11 +74,10 @@ def train_stage(
     if stage in STAGES[1:]:
         origin["clip"] = checkpoint.load(clip_folder / "clip.safetensors", "clip")[1]["sha256"]
     if resume and is_finished(folder, stage, origin):
-        return load_model(folder, stage)[0].to(device).eval()
+        return load_model(KINDS[stage], folder)[0].to(device).eval()
     recipe = preset.recipes[recipe_name]
     torch.manual_seed(seed)
-    model_class, _ = KINDS[stage]
-    model = model_class(getattr(preset, stage)).to(device)
+    model = KINDS[stage](getattr(preset, stage)).to(device)
     loss_at = loss_of(stage, model, clip_folder, recipe, preset.clip.image_size, seed, device)
     state_path, metrics_path = folder / f"{stage}.training.safetensors", folder / f"{stage}.metrics.jsonl"
     resume = resume and state_path.exists()
@@ -102,32 +100,9 @@ def train_stage(
         "pictures": getattr(recipe, stage).steps * getattr(recipe, stage).batch_size,
         "two_things": recipe.two_things,
     }
-    save_model(folder, stage, averaged, {**origin, **cost})
+    save_model(folder, averaged, {**origin, **cost})
     state_path.unlink(missing_ok=True)
     return averaged
-
-
-def loss_of(
-    stage: str,
-    model: torch.nn.Module,
-    clip_folder: Path,
-    recipe: Recipe,
-    image_size: int,
-    seed: int,
-    device: torch.device,
-) -> LossAt:
-    """Put a stage's loss together; every stage sees scenes of its own."""
-    batch_size = getattr(recipe, stage).batch_size
-    if stage == "upsampler":
-        world = World(model.config.image_size, -1 - seed, recipe.two_things)
-        return upsampler_stage(model, decoder_diffusion().to(device), world, batch_size)
-    world = World(image_size, len(STAGES) * seed + STAGES.index(stage), recipe.two_things)
-    if stage == "clip":
-        return clip_stage(model, replace(world, twins=True, full_captions=0.5), batch_size)
-    clip = load_model(clip_folder, "clip")[0].to(device).eval()
-    if stage == "prior":
-        return prior_stage(model, clip, prior_diffusion().to(device), world, batch_size)
-    return decoder_stage(model, clip, decoder_diffusion().to(device), world, batch_size)
 
 
 def metrics_until(path: Path, step: int) -> list[str]:

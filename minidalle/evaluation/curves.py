@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 from minidalle import checkpoint
-from minidalle.presets import ALL_STAGES, STAGES
-from minidalle.runs import read_metrics
+from minidalle.training.recipes import ALL_STAGES, STAGES
+from minidalle.training.run import read_metrics
 
 MAX_POINTS = 60  # of a curve
-FOLDERS = (Path(__file__).parent / "curves", Path(__file__).parent.parent / "data" / "reference")
+PACKAGE = Path(__file__).parent.parent
+FOLDERS = (PACKAGE / "curves", PACKAGE.parent / "data" / "reference")
 
 
 def make(runs: list[Path]) -> dict:

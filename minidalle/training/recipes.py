@@ -87,5 +87,4 @@ TINY = Preset(
         ),
     },
 )
-
 PRESETS = {preset.name: preset for preset in (TINY,)}

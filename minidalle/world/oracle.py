@@ -10,7 +10,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from minidalle.scenes import BACKGROUNDS, COLORS, PAIR_SCALE, PLACES, SHAPES, SIZES, Scene, Thing, as_range, coverage
+from minidalle.world.render import PAIR_SCALE, as_range, coverage
+from minidalle.world.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, Thing
 
 CANVAS = 32
 WINDOW = 25  # pixels along each side of a drawing: the largest shape, blurred and shifted
@@ -21,7 +22,6 @@ RIVALS = 3  # of the shapes, those that are refined
 STEPS = 3  # of the refinement
 DAMPING = 0.1  # keeps the steps small where a drawing has no slope
 CHUNK = 256  # pictures read at a time, which bounds the memory
-
 # What is still read. Colour differences are lengths in [-1, 1] RGB; a thing's contrast is such a length, 0.74 to 2.43.
 VISIBLE = 0.4  # a 3x3 mean above this share of the faintest contrast on the background: there is something
 FREE_LINE = 0.5  # what the emptiest line between two things may hold, as a share of the fainter one

@@ -1,0 +1,1 @@
+"""Pictures and captions on their way to a model: pixel ranges, batches, folders."""
