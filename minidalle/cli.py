@@ -4,24 +4,24 @@ import argparse
 import json
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from minidalle.checkpoint import CheckpointError, find_folder, load_model
+from minidalle.checkpoint import CheckpointError, find_folder, load_model, own_version
 from minidalle.data.batches import World
 from minidalle.data.folders import save_folder
 from minidalle.data.images import from_pil
 from minidalle.device import half_precision, pick_device
 from minidalle.evaluation import curves
-from minidalle.evaluation.report import report_card, to_json, to_text
+from minidalle.evaluation.report import has_two, report_card, to_json, to_text
 from minidalle.pipeline import MiniDalle
-from minidalle.training.recipes import ALL_STAGES, PRESETS, STAGES
+from minidalle.training.loop import TrainingError
+from minidalle.training.recipes import PRESETS
 from minidalle.training.run import train
-from minidalle.training.stages import KINDS
-from minidalle.training.state import TrainingError
-from minidalle.world.captions import known_words, parse
+from minidalle.training.stages import STACK, STAGES
+from minidalle.world.captions import known_words
+from minidalle.world.grammar import parse
 
 PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
 MAX_SCALE = 64
@@ -79,8 +79,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command("demo", demo, "train everything, print the report card, write a contact sheet")
     training_options(sub, "runs/demo")
     sub = command("train", train_command, "train stages of a stack")
-    known = f"{', '.join(STAGES)}, all of these, or upsampler (default %(default)s)"
-    sub.add_argument("stage", nargs="?", default="all", choices=[*ALL_STAGES, "all"], metavar="STAGE", help=known)
+    known = f"{', '.join(STACK)}, all of these, or upsampler (default %(default)s)"
+    sub.add_argument("stage", nargs="?", default="all", choices=[*STAGES, "all"], metavar="STAGE", help=known)
     training_options(sub, "runs/mine")
 
     sub = command("generate", generate, "draw pictures of a prompt")
@@ -123,14 +123,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def own_version() -> str:
-    """Give the installed version; a checkout that is used without being installed has none."""
-    try:
-        return version("minidalle")
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def preset_of(args: argparse.Namespace):
     """Look up the preset that was asked for."""
     if args.preset not in PRESETS:
@@ -140,7 +132,7 @@ def preset_of(args: argparse.Namespace):
 
 def train_command(args: argparse.Namespace) -> None:
     """Train the stages that were asked for."""
-    stages = STAGES if args.stage == "all" else (args.stage,)
+    stages = STACK if args.stage == "all" else (args.stage,)
     started = time.perf_counter()
     train(preset_of(args), args.recipe, args.out, stages, args.seed, pick_device(args.device), args.resume)
     print(f"Trained {', '.join(stages)} in {time.perf_counter() - started:.0f} s; kept in {args.out}.")
@@ -175,7 +167,7 @@ def draw_sheet(pipe: MiniDalle, path: Path) -> None:
     """Draw the fixed prompts that a stack was trained for, from one seed, and keep all pictures."""
     from minidalle.evaluation.pictures import SHEET_PROMPTS, contact_sheet, save_figure
 
-    prompts = [prompt for prompt in SHEET_PROMPTS if pipe.two_things or len(parse(prompt).things) == 1]
+    prompts = [prompt for prompt in SHEET_PROMPTS if has_two(pipe) or len(parse(prompt).objects) == 1]
     drawn = pipe(prompts, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).tensor
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(contact_sheet(list(zip(prompts, drawn.split(8), strict=True))), path)
@@ -215,12 +207,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def bench_command(args: argparse.Namespace) -> None:
     """Print what this machine does in a second."""
-    from minidalle.evaluation.bench import against_diffusers, bench
+    from minidalle.evaluation.bench import bench
 
-    device, preset = pick_device(args.device), preset_of(args)
-    result = bench(preset, device)
-    peer = against_diffusers(preset, device)
-    print(json.dumps(result | ({"decoder against diffusers": peer} if peer else {}), indent=1))
+    print(json.dumps(bench(preset_of(args), pick_device(args.device)), indent=1))
 
 
 def info(args: argparse.Namespace) -> None:
@@ -230,12 +219,12 @@ def info(args: argparse.Namespace) -> None:
     print(f"minidalle {own_version()}, torch {torch.__version__}, device {device}, training precision {precision}")
     print(f"words: {' '.join(known_words())}")
     folder, unusable = find_folder(args.checkpoint), []
-    for kind in KINDS:
+    for kind in STAGES:
         try:
-            model, header = load_model(KINDS[kind], folder)
+            model, header = load_model(STAGES[kind].model_class, folder)
         except CheckpointError as error:
             print(f"{kind}: {error}")
-            unusable += [kind] if kind in STAGES else []
+            unusable += [kind] if kind in STACK else []
             continue
         count = sum(p.numel() for p in model.parameters()) / 1e6
         keys = ("preset", "recipe", "seed", "seconds", "pictures")

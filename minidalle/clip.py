@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
-from minidalle.layers import Transformer
-from minidalle.tokenizer import CONTEXT_LENGTH, VOCABULARY, end_positions
+from minidalle.layers import TextEncoding, Transformer, end_of
 
 INITIAL_TEMPERATURE = 0.07  # sec. 2.5
 MAX_LOGIT_SCALE = math.log(100)  # sec. 2.5: "to prevent training instability"
@@ -21,6 +21,8 @@ MAX_LOGIT_SCALE = math.log(100)  # sec. 2.5: "to prevent training instability"
 class CLIPConfig:
     """Sizes of both towers."""
 
+    vocab_size: int = 64  # of the tokenizer
+    context_length: int = 20  # tokens of the longest caption, its end token included
     image_size: int = 32  # pixels
     patch_size: int = 8  # pixels, a multiple of 4
     embed_dim: int = 64  # D, of z_image and z_text
@@ -42,7 +44,7 @@ class ImageTower(nn.Module):
     """A vision transformer: patches become tokens, tokens become one z_image.
 
     Paper: Dosovitskiy et al. 2021. We differ: three small convolutions cut the patches (Xiao et al. 2021), and z_image
-    is a linear map of all tokens side by side, so that it knows where things are without having to learn it.
+    is a linear map of all tokens side by side, so that it knows where objects are without having to learn it.
     """
 
     def __init__(self, config: CLIPConfig):
@@ -63,9 +65,9 @@ class ImageTower(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embed pictures: (B, 3, H, W) to z_image (B, D), unit norm."""
-        x = self.stem(images).flatten(2).transpose(1, 2)  # (B, N, W)
+        x = rearrange(self.stem(images), "b w rows columns -> b (rows columns) w")  # (B, N, W)
         x = self.transformer(x + self.positions)
-        x = self.pool(x).flatten(1)  # (B, N * pool_dim)
+        x = rearrange(self.pool(x), "b n pool -> b (n pool)")
         return F.normalize(self.to_z_image(x).float(), dim=-1)
 
 
@@ -77,18 +79,18 @@ class TextTower(nn.Module):
 
     def __init__(self, config: CLIPConfig):
         super().__init__()
-        self.words = nn.Embedding(len(VOCABULARY), config.width)
-        self.positions = nn.Parameter(0.01 * torch.randn(CONTEXT_LENGTH, config.width))
+        self.words = nn.Embedding(config.vocab_size, config.width)
+        self.positions = nn.Parameter(0.01 * torch.randn(config.context_length, config.width))
         self.transformer = Transformer(config.width, config.text_depth, config.num_heads)
         self.to_z_text = nn.Linear(config.width, config.embed_dim, bias=False)
         nn.init.normal_(self.words.weight, std=0.02)
 
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embed captions: tokens (B, L) to z_text (B, D), unit norm, and the state of each token (B, L, W)."""
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> TextEncoding:
+        """Encode captions: tokens (B, L), and mask (B, L), True for real ones."""
         x = self.words(tokens) + self.positions[: tokens.shape[1]]  # (B, L, W)
-        states = self.transformer(x, causal=True)
-        end = states[torch.arange(len(states), device=states.device), end_positions(tokens)]  # (B, W)
-        return F.normalize(self.to_z_text(end).float(), dim=-1), states.float()
+        states = self.transformer(x, causal=True).float()
+        z_text = self.to_z_text(end_of(states, mask))  # (B, D)
+        return TextEncoding(F.normalize(z_text.float(), dim=-1), states, mask)
 
 
 class CLIP(nn.Module):
@@ -115,25 +117,35 @@ class CLIP(nn.Module):
             )
         return self.image_tower(images)
 
-    def encode_text(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embed captions (B, L) as z_text (B, D), unit norm, and the states of their tokens (B, L, W)."""
-        return self.text_tower(tokens)
+    def encode_text(self, tokens: torch.Tensor, mask: torch.Tensor) -> TextEncoding:
+        """Encode captions, tokens and mask (B, L) as the tokenizer gives them."""
+        return self.text_tower(tokens, mask)
+
+    def forward(
+        self, images: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embed pictures and captions: z_image (B, D), z_text (B, D), and the scale of their cosines ().
+
+        The scale is the inverse temperature, 100 at most. Paper: Radford et al. 2021, fig. 3.
+        """
+        scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        return self.encode_image(images), self.encode_text(tokens, mask).z_text, scale
 
 
-def clip_loss(
-    z_image: torch.Tensor, z_text: torch.Tensor, logit_scale: torch.Tensor, tokens: torch.Tensor
+def contrastive_loss(
+    z_image: torch.Tensor, z_text: torch.Tensor, scale: torch.Tensor, tokens: torch.Tensor
 ) -> torch.Tensor:
     """Score how well each picture finds its caption in the batch, and each caption its picture.
 
     Args:
         z_image, z_text: (B, D), unit norm; row n of both belongs together.
-        logit_scale: logarithm of the inverse temperature, (); held at MAX_LOGIT_SCALE or below.
+        scale: inverse temperature, ().
         tokens: (B, L); where two captions are the same, neither is a negative of the other's picture.
 
-    Returns: (), the mean of the two cross-entropies; ln B for embeddings that know nothing.
+    Returns: (), the mean of the two cross-entropies; ln B for a uniform guess.
     Paper: Radford et al. 2021, fig. 3. We differ: there, duplicates count as negatives.
     """
-    logits_per_image = logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * z_image @ z_text.T  # (B, B)
+    logits_per_image = scale * z_image @ z_text.T  # (B, B)
     duplicates = (tokens[:, None] == tokens[None]).all(-1).fill_diagonal_(False)
     logits_per_image = logits_per_image.masked_fill(duplicates, -torch.inf)
     labels = torch.arange(len(tokens), device=tokens.device)

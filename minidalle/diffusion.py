@@ -1,17 +1,21 @@
 """The forward process, what a network learns of it, and guidance. This file knows no network.
 
 Everything here works on any shape (B, ...), so the same class noises pictures for the decoder and vectors for the
-prior. Names that start with q_ are the fixed process, names with p_ the learned one. t = 0 is one noising step.
+prior; a t of shape (B, K) gives each of K rows of an example a timestep of its own. Names that start with q_ are the
+fixed process, names with p_ the learned one. t = 0 is one noising step.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from minidalle.checks import finite_number
+
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (x_t, t) to the network's output, both of shape (B, ...)
-Guidable = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (x_t, t, hidden), see guided
+Guidable = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # (x_t, t, hide), see guided
 
 PREDICTIONS = ("x_start", "eps", "v")
 
@@ -40,9 +44,26 @@ def cosine_betas(num_timesteps: int, offset: float = 0.008, max_beta: float = 0.
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """What a network must know to run its process backwards; it is kept with the network's weights."""
+
+    schedule: str = "cosine"  # a key of SCHEDULES
+    num_timesteps: int = 1000  # T
+    prediction: str = "x_start"  # one of PREDICTIONS
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f'"{self.schedule}" is no noise schedule; choose one of {", ".join(SCHEDULES)}.')
+
+    def build(self) -> "GaussianDiffusion":
+        """Make the process."""
+        return GaussianDiffusion(SCHEDULES[self.schedule](self.num_timesteps), self.prediction)
+
+
 def extract(table: torch.Tensor, t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Look up table[t], shaped (B, 1, ...) so that it multiplies a tensor of like's shape."""
-    return table[t].view(-1, *[1] * (like.ndim - 1))
+    """Look up table[t] and append dimensions of size 1, so that it multiplies a tensor of like's shape."""
+    return table[t].view(*t.shape, *[1] * (like.ndim - t.ndim))
 
 
 class GaussianDiffusion(nn.Module):
@@ -126,12 +147,12 @@ class GaussianDiffusion(nn.Module):
         return (x_t - signal * x_start) / extract(self.sqrt_one_minus_alphas_cumprod, t, x_t)
 
     def training_loss(self, model: Model, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Measure how far the network's output is from its target: mean squared error of each example, (B,).
+        """Measure how far the network's output is from its target: mean squared error of each example, like t.
 
         Paper: Ho et al. 2020, eq. 14, with the target of Salimans and Ho 2022 for v.
         """
         output = model(self.q_sample(x_start, t, noise), t).float()
-        return (output - self.target(x_start, noise, t)).square().flatten(1).mean(1)
+        return (output - self.target(x_start, noise, t)).square().flatten(t.ndim).mean(-1)
 
     def p_x_start(self, model: Model, x_t: torch.Tensor, t: torch.Tensor, clip_x_start: bool) -> torch.Tensor:
         """Let the network guess x_start; clip it to [-1, 1] where the data is known to lie there (pictures)."""
@@ -143,22 +164,21 @@ def guided(model: Guidable, guidance_scale: float) -> Model:
     """Push the conditional output away from the unconditional one; 1 is off.
 
     Args:
-        model: (x_t, t, hidden) to the network's output; hidden (B,) is True where the condition is not to be seen.
+        model: (x_t, t, hide) to the network's output; hide (B,) is True where the condition is not to be seen.
         guidance_scale: 0 ignores the condition, 1 follows it, more exaggerates it.
 
     Both outputs come from one call on a doubled batch, which is faster than two.
     Raises: ValueError: when the scale is not a finite number.
     Paper: Ho and Salimans 2022, eq. 6, with guidance_scale = 1 + w.
     """
-    if not isinstance(guidance_scale, int | float) or not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale is {guidance_scale!r}; a finite number was expected, and 1 turns it off.")
+    guidance_scale = finite_number(guidance_scale, "guidance_scale")
 
     def plain(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return model(x_t, t, torch.zeros_like(t, dtype=torch.bool))
 
     def pushed(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        hidden = torch.arange(2 * len(t), device=t.device) >= len(t)
-        cond, uncond = model(torch.cat([x_t, x_t]), torch.cat([t, t]), hidden).chunk(2)
+        hide = torch.arange(2 * len(t), device=t.device) >= len(t)
+        cond, uncond = model(torch.cat([x_t, x_t]), torch.cat([t, t]), hide).chunk(2)
         return uncond + guidance_scale * (cond - uncond)
 
     return plain if guidance_scale == 1 else pushed

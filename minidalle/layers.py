@@ -1,9 +1,39 @@
-"""What two or more of the models share: timestep embedding, attention, transformer."""
+"""What two or more of the models share: encoded captions, timestep embedding, attention, transformer."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import nn
+
+
+@dataclass(frozen=True)
+class TextEncoding:
+    """Captions as CLIP's text tower encodes them: what prior and decoder are conditioned on."""
+
+    z_text: torch.Tensor  # (B, D), unit norm
+    states: torch.Tensor  # (B, L, W), of each token
+    mask: torch.Tensor  # (B, L) bool, True for real tokens
+
+    @property
+    def end(self) -> torch.Tensor:
+        """Give the state of each caption's end token, which has seen all the others: (B, W)."""
+        return end_of(self.states, self.mask)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "TextEncoding":
+        """Change all three tensors alike."""
+        return TextEncoding(change(self.z_text), change(self.states), change(self.mask))
+
+    def repeat(self, times: int) -> "TextEncoding":
+        """Repeat each caption so many times in a row: a a b b."""
+        return self.map(lambda x: repeat(x, "b ... -> (b n) ...", n=times))
+
+    def tile(self, times: int) -> "TextEncoding":
+        """Repeat the whole batch of captions: a b a b."""
+        return self.map(lambda x: repeat(x, "b ... -> (n b) ...", n=times))
 
 
 def zero_init(layer: nn.Module) -> nn.Module:
@@ -13,19 +43,49 @@ def zero_init(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def end_of(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Take the state of the last real token of each row: states (B, L, W) and mask (B, L) to (B, W)."""
+    return states[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1]
+
+
+def scale_embedding(z: torch.Tensor) -> torch.Tensor:
+    """Turn unit embeddings (..., D) into ones whose coordinates are of size 1, as large as Gaussian noise."""
+    return z * z.shape[-1] ** 0.5
+
+
 def timestep_embedding(t: torch.Tensor, dim: int, max_period: float = 10_000.0) -> torch.Tensor:
     """Embed timesteps as sines and cosines of geometrically spaced frequencies.
 
     Args:
-        t: timesteps (B,), any number type.
+        t: timesteps (...), any number type.
         dim: width of the result, even.
 
-    Returns: (B, dim), float32 in [-1, 1].
+    Returns: (..., dim), float32 in [-1, 1].
     Paper: Vaswani et al. 2017, sec. 3.5; Ho et al. 2020, appendix B.
     """
     frequencies = torch.exp(-math.log(max_period) * torch.arange(dim // 2, device=t.device) / (dim // 2))
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    angles = t.float()[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Mix values by how well queries and keys agree: softmax(q k^T / sqrt(d)) v.
+
+    Args:
+        q: queries (B, heads, N, d).
+        k, v: keys and values (B, heads, L, d).
+        mask: bool, broadcasts to (B, heads, N, L); True where a query may look.
+
+    Returns: (B, heads, N, d). On a GPU torch's fused kernel, which never writes the scores to memory; on a CPU, where
+    that is slower for short rows, the formula as it stands.
+    Paper: Vaswani et al. 2017, eq. 1.
+    """
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, heads, N, L)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1) @ v
 
 
 class Attention(nn.Module):
@@ -60,19 +120,16 @@ class Attention(nn.Module):
 
         Returns: (B, N, W).
         """
-        q = self._split(self.to_q(x))  # (B, heads, N, W / heads)
-        k, v = (self._split(part) for part in self.to_kv(x if context is None else context).chunk(2, dim=-1))
-        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # (B, heads, N, L)
+        context = x if context is None else context
+        q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.num_heads)
+        k, v = rearrange(self.to_kv(context), "b l (kv h d) -> kv b h l d", kv=2, h=self.num_heads)
         if mask is not None:
-            scores = scores.masked_fill(~(mask if mask.ndim == 3 else mask[:, None])[:, None], -torch.inf)
+            mask = rearrange(mask, "b n l -> b 1 n l" if mask.ndim == 3 else "b l -> b 1 1 l")
         if causal:
-            future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(future, -torch.inf)
-        out = scores.softmax(-1) @ v  # (B, heads, N, W / heads)
-        return self.to_out(out.transpose(1, 2).flatten(2))  # (B, N, W)
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            past = torch.ones(x.shape[1], context.shape[1], dtype=torch.bool, device=x.device).tril()
+            mask = past if mask is None else mask & past
+        out = attend(q, k, v, mask)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 
 class TransformerBlock(nn.Module):

@@ -1,136 +1,173 @@
-"""What each stage of the stack learns: the loss of a training step, with everything that is drawn at random for it."""
+"""What each model learns: the loss of one training step, with all that is drawn at random for it.
 
-from collections.abc import Callable
+A loss takes the model first, so that it may come wrapped (DistributedDataParallel, torch.compile); then a batch, the
+generator of the step's noise, and the numbers that shape it. The generator lives on the CPU: every device trains on the
+same noise. What stays fixed in training (a frozen CLIP, the diffusion process) comes last.
+"""
+
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from minidalle.clip import CLIP, clip_loss
-from minidalle.data.batches import Batch, World
-from minidalle.decoder import Decoder
+from minidalle.clip import CLIP, contrastive_loss
+from minidalle.data.batches import Batch
 from minidalle.diffusion import GaussianDiffusion
-from minidalle.prior import DiffusionPrior
-from minidalle.tokenizer import caption_mask
-from minidalle.upsampler import Upsampler, blur, crop, enlarge, shrink
-
-LossAt = Callable[[int], torch.Tensor]
-SOFTENING = 0.01  # below this root mean squared error, the decoder's loss is an error's square again
-MAX_WEIGHT = 5  # of a timestep in the prior's loss, beside pure noise (before all are scaled to a mean of 1)
-NOISES = 6  # that each z_image gets in a step of the prior, which reads its caption once for all of them
+from minidalle.layers import TextEncoding, scale_embedding
+from minidalle.upsampler import blur, crop, enlarge, shrink
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Make the source of a step's noise; it lives on the CPU, so that every device trains on the same noise."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+@dataclass(frozen=True)
+class PriorLossConfig:
+    """What shapes the prior's loss; the paper's own settings are noises 1, max_weight 1."""
+
+    p_drop_text: float = 0.1  # share of captions that are hidden, sec. 2.2
+    noises: int = 6  # noised versions of each z_image; three times cheaper than as many captions
+    max_weight: float = 5.0  # of a timestep with little noise, see prior_weights
 
 
-def clip_stage(clip: CLIP, world: World, batch_size: int) -> LossAt:
-    """Learn to match pictures and captions."""
-    device = clip.logit_scale.device
+@dataclass(frozen=True)
+class DecoderLossConfig:
+    """What shapes the decoder's loss; the paper's own settings are timestep_power 1, root_below None, image_noise 0."""
 
-    def loss_at(step: int) -> torch.Tensor:
-        batch = world.batch(step, batch_size)
-        tokens = batch.tokens.to(device)
-        z_text, _ = clip.encode_text(tokens)
-        return clip_loss(clip.encode_image(batch.images.to(device)), z_text, clip.logit_scale, tokens)
+    p_drop_image: float = 0.1  # share of z_image that are hidden, sec. 2.1
+    p_drop_text: float = 0.5  # share of captions that are hidden, sec. 2.1
+    image_noise: float = 0.1  # added to z_image, per coordinate of size 1, since a prior is never exact
+    timestep_power: float = 0.5  # t = T u^power for an even u: below 1, noisy timesteps come more often
+    root_below: float | None = 0.01  # take the root of each picture's error, but below this leave it a square
 
-    return loss_at
+
+@dataclass(frozen=True)
+class UpsamplerLossConfig:
+    """What shapes the upsampler's loss."""
+
+    p_blur: float = 0.5  # share of small pictures that are blurred
+    blur_sigma: float = 0.6  # in their pixels, sec. 2.1
+
+
+def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator, config: None = None) -> torch.Tensor:
+    """Learn to match pictures and captions. Paper: Radford et al. 2021, fig. 3."""
+    z_image, z_text, scale = model(batch.images, batch.tokens, batch.mask)
+    return contrastive_loss(z_image, z_text, scale, batch.tokens)
+
+
+def prior_loss(
+    model: nn.Module,
+    batch: Batch,
+    generator: torch.Generator,
+    config: PriorLossConfig,
+    clip: CLIP,
+    diffusion: GaussianDiffusion,
+) -> torch.Tensor:
+    """Learn to find the z_image of a picture that has a given caption.
+
+    Paper: sec. 2.2. We differ: an error counts more where there is little noise (see prior_weights), and a caption is
+    read once for several noised z_image.
+    """
+    z_image, text = embed(clip, batch)
+    x_start = scale_embedding(z_image)[:, None].expand(-1, config.noises, -1)  # (B, K, D)
+    t = torch.randint(diffusion.num_timesteps, x_start.shape[:2], generator=generator).to(x_start.device)
+    noise = draw_normal(x_start, generator)
+    hide_text = draw_mask(batch, config.p_drop_text, generator)
+
+    def predict(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return model(z_t, t, text, hide_text)
+
+    errors = diffusion.training_loss(predict, x_start, t, noise)  # (B, K)
+    return (prior_weights(diffusion, config.max_weight)[t] * errors).mean()
+
+
+def decoder_loss(
+    model: nn.Module,
+    batch: Batch,
+    generator: torch.Generator,
+    config: DecoderLossConfig,
+    clip: CLIP,
+    diffusion: GaussianDiffusion,
+) -> torch.Tensor:
+    """Learn to draw the picture that a z_image, or a caption, or both describe.
+
+    Paper: sec. 2.1. We differ twice. A timestep is drawn in proportion to its number, not evenly: what is drawn and
+    where is decided where there is most noise, and a network that predicts the picture learns the rest on the way. And
+    of each picture's error the root is taken, so that a small object, which can only cause a small error, counts as
+    much as a large one (a pseudo-Huber loss as in Song and Dhariwal 2023, sec. 3.3). Both are fields of the config.
+    """
+    z_image, text = embed(clip, batch)
+    u = torch.rand(len(z_image), generator=generator)
+    t = (diffusion.num_timesteps * u**config.timestep_power).long().to(z_image.device)
+    noise = draw_normal(batch.images, generator)
+    hide_image = draw_mask(batch, config.p_drop_image, generator)
+    hide_text = draw_mask(batch, config.p_drop_text, generator)
+    noise_z = draw_normal(z_image, generator) / z_image.shape[1] ** 0.5
+    noisy_z = z_image + config.image_noise * noise_z
+
+    def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return model(x_t, t, noisy_z, text, hide_image, hide_text)
+
+    errors = diffusion.training_loss(predict, batch.images, t, noise)  # (B,), mean squared error of each picture
+    if config.root_below is None:
+        return errors.mean()
+    return (errors + config.root_below**2).sqrt().mean()
+
+
+def upsampler_loss(
+    model: nn.Module,
+    batch: Batch,
+    generator: torch.Generator,
+    config: UpsamplerLossConfig,
+    diffusion: GaussianDiffusion,
+    crop_size: int,
+    factor: int,
+) -> torch.Tensor:
+    """Learn to draw a crop of a large picture, shown the same crop of the small one, enlarged and often blurred.
+
+    Paper: sec. 2.1 (blurred conditions; training on crops).
+    """
+    images = batch.images
+    low = shrink(images, factor)
+    blurred = draw_mask(batch, config.p_blur, generator)
+    low = torch.where(blurred[:, None, None, None], blur(low, config.blur_sigma), low)
+    places = (images.shape[2] - crop_size) // factor + 1  # whole pixels of the small picture
+    corners = factor * torch.randint(places, (len(images), 2), generator=generator)
+    enlarged = crop(enlarge(low, factor), corners, crop_size)
+    x_start = crop(images, corners, crop_size)
+    t = torch.randint(diffusion.num_timesteps, (len(images),), generator=generator).to(images.device)
+    noise = draw_normal(x_start, generator)
+
+    def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return model(x_t, t, enlarged)
+
+    return diffusion.training_loss(predict, x_start, t, noise).mean()
 
 
 @torch.no_grad()
-def embed(clip: CLIP, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run a frozen CLIP over a batch: z_image (B, D), z_text (B, D), text_states (B, L, W), mask (B, L)."""
-    device = clip.logit_scale.device
-    tokens = batch.tokens.to(device)
-    z_text, text_states = clip.encode_text(tokens)
-    return clip.encode_image(batch.images.to(device)), z_text, text_states, caption_mask(tokens)
+def embed(clip: CLIP, batch: Batch) -> tuple[torch.Tensor, TextEncoding]:
+    """Run a frozen CLIP over a batch: z_image (B, D) and the captions' encoding."""
+    text = clip.encode_text(batch.tokens, batch.mask)
+    return clip.encode_image(batch.images), text
 
 
-def prior_stage(
-    prior: DiffusionPrior, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int
-) -> LossAt:
-    """Learn to find the z_image of a picture that has a given caption.
+def prior_weights(diffusion: GaussianDiffusion, max_weight: float) -> torch.Tensor:
+    """Weigh the timesteps of the prior's loss; a uniform answer has the same loss as before.
 
-    We differ: an error counts more where there is little noise (see prior_weights). What tells a cross from a diamond
-    is a small part of z_image, and is learned last when all timesteps weigh the same.
-    """
-    weights = prior_weights(diffusion)
-
-    def loss_at(step: int) -> torch.Tensor:
-        z_image, z_text, text_states, mask = embed(clip, world.batch(step, batch_size))
-        generator, device = step_generator(world.seed, step), z_image.device
-        x_start = prior.scale(z_image).repeat_interleave(NOISES, 0)  # (B * NOISES, D)
-        t = torch.randint(diffusion.num_timesteps, (len(x_start),), generator=generator).to(device)
-        noise = torch.randn(x_start.shape, generator=generator).to(device)
-        drop_text = (torch.rand(batch_size, generator=generator) < prior.config.drop_text).to(device)
-
-        def model(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return prior(z_t, t, text_states, mask, z_text, drop_text)
-
-        return (weights[t] * diffusion.training_loss(model, x_start, t, noise)).mean()
-
-    return loss_at
-
-
-def prior_weights(diffusion: GaussianDiffusion) -> torch.Tensor:
-    """Weigh the timesteps of the prior's loss; who always answers the same still pays the same.
+    Args:
+        diffusion: the prior's process.
+        max_weight: of a timestep beside pure noise, before all are scaled to a mean of 1; 1 weighs all alike.
 
     Returns: (T,), float32, of mean 1.
     Paper: Salimans and Ho 2022, sec. 4 (signal-to-noise ratio + 1, which makes the error of x_start that of v), cut off
-    as in Hang et al. 2023, sec. 3.4.
+    as in Hang et al. 2023, sec. 3.4. We differ with it: what tells a cross from a diamond is a small part of z_image,
+    and is learned last when all timesteps weigh the same.
     """
-    weights = (1 / (1 - diffusion.alphas_cumprod)).clamp(max=MAX_WEIGHT)
+    weights = (1 / (1 - diffusion.alphas_cumprod)).clamp(max=max_weight)
     return weights / weights.mean()
 
 
-def decoder_stage(decoder: Decoder, clip: CLIP, diffusion: GaussianDiffusion, world: World, batch_size: int) -> LossAt:
-    """Learn to draw the picture that a z_image, or a caption, or both describe.
-
-    We differ twice. A timestep is drawn in proportion to its number, not evenly: what is drawn and where is decided
-    where there is most noise, and a network that predicts the picture learns the rest on the way. And of each picture's
-    error the root is taken, so that a small thing, which can only cause a small error, counts as much as a large one (a
-    pseudo-Huber loss as in Song and Dhariwal 2023, sec. 3.3).
-    """
-
-    def loss_at(step: int) -> torch.Tensor:
-        batch = world.batch(step, batch_size)
-        z_image, _, text_states, mask = embed(clip, batch)
-        generator, device = step_generator(world.seed, step), z_image.device
-        t = (diffusion.num_timesteps * torch.rand(batch_size, generator=generator).sqrt()).long().to(device)
-        noise = torch.randn(batch.images.shape, generator=generator).to(device)
-        drop_image = (torch.rand(batch_size, generator=generator) < decoder.config.drop_image).to(device)
-        drop_text = (torch.rand(batch_size, generator=generator) < decoder.config.drop_text).to(device)
-
-        noise_z = torch.randn(z_image.shape, generator=generator).to(device) / z_image.shape[1] ** 0.5
-        told = z_image + decoder.config.image_noise * noise_z
-
-        def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return decoder(x_t, t, told, text_states, mask, drop_image, drop_text)
-
-        errors = diffusion.training_loss(model, batch.images.to(device), t, noise)  # (B,), mean squared error of each
-        return (errors + SOFTENING**2).sqrt().mean()
-
-    return loss_at
+def draw_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw standard normal noise of a tensor's shape, on its device."""
+    return torch.randn(like.shape, generator=generator).to(like.device)
 
 
-def upsampler_stage(upsampler: Upsampler, diffusion: GaussianDiffusion, world: World, batch_size: int) -> LossAt:
-    """Learn to draw a crop of a large picture, shown the same crop of the small one, enlarged and often blurred."""
-    config, device = upsampler.config, next(upsampler.parameters()).device
-
-    def loss_at(step: int) -> torch.Tensor:
-        images, generator = world.batch(step, batch_size).images, step_generator(world.seed, step)
-        low, size = shrink(images, config.factor), config.unet.image_size
-        blurred = torch.rand(batch_size, generator=generator) < config.blur_share
-        low = torch.where(blurred[:, None, None, None], blur(low, config.blur_sigma), low)
-        places = (images.shape[2] - size) // config.factor + 1  # whole pixels of the small picture
-        corners = config.factor * torch.randint(places, (batch_size, 2), generator=generator)
-        enlarged = crop(enlarge(low, config.factor), corners, size).to(device)
-        x_start = crop(images, corners, size).to(device)
-        t = torch.randint(diffusion.num_timesteps, (batch_size,), generator=generator).to(device)
-        noise = torch.randn(x_start.shape, generator=generator).to(device)
-
-        def model(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return upsampler(x_t, t, enlarged)
-
-        return diffusion.training_loss(model, x_start, t, noise).mean()
-
-    return loss_at
+def draw_mask(batch: Batch, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Draw for each example whether it belongs to a share: (B,) bool, on the batch's device."""
+    return (torch.rand(len(batch.images), generator=generator) < share).to(batch.images.device)

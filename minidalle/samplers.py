@@ -1,12 +1,20 @@
-"""Ways back from noise to data. Each is a generator of steps, so that the film strip of a sampling run is free."""
+"""Ways back from noise to data. Each is a generator of steps, so that the film strip of a sampling run is free.
+
+A sampler of your own must step in alphas_cumprod or in the angle arccos(sqrt(alphas_cumprod)), not in sigma, the root
+of (1 - alphas_cumprod) / alphas_cumprod: the cosine schedule ends at alphas_cumprod of about 1e-9, where sigma is
+20,000, and a method of second order in sigma fails there without a word.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from minidalle.checks import whole_number
 from minidalle.diffusion import GaussianDiffusion, Model
+
+Noise = torch.Generator | Sequence[torch.Generator] | None  # where noise comes from: one for all rows, or one for each
 
 
 @dataclass(frozen=True)
@@ -25,13 +33,19 @@ def spaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     Raises: ValueError: when num_steps is no whole number, below 1 or above the schedule's.
     Paper: Lin et al. 2024, table 2, "trailing".
     """
-    if type(num_steps) is not int or not 1 <= num_steps <= num_timesteps:  # True is an int too
-        raise ValueError(f"{num_steps} sampling steps were asked for; choose a whole number from 1 to {num_timesteps}.")
+    num_steps = whole_number(num_steps, "The number of sampling steps", 1, num_timesteps)
     return [round(num_timesteps - i * num_timesteps / num_steps) - 1 for i in range(num_steps)]
 
 
-def draw_noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """Draw standard normal noise where the generator lives and move it: a CPU seed means the same on any device."""
+def draw_noise(like: torch.Tensor, generator: Noise) -> torch.Tensor:
+    """Draw standard normal noise where the generator lives and move it: a CPU seed means the same on any device.
+
+    Args:
+        like: (B, ...), whose shape and device the noise has.
+        generator: one for all, or a sequence of B, one for each row.
+    """
+    if isinstance(generator, Sequence):
+        return torch.cat([draw_noise(row[None], one) for row, one in zip(like, generator, strict=True)])
     device = generator.device if generator is not None else like.device
     return torch.randn(like.shape, generator=generator, device=device).to(like.device)
 
@@ -53,7 +67,7 @@ def ddpm_sample_loop(
     x_t: torch.Tensor,
     num_steps: int,
     clip_x_start: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Noise = None,
 ) -> Iterator[Step]:
     """Sample from the learned reverse process, with the posterior's variance.
 
@@ -82,7 +96,7 @@ def ddim_sample_loop(
     x_t: torch.Tensor,
     num_steps: int,
     clip_x_start: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Noise = None,
     eta: float = 0.0,
 ) -> Iterator[Step]:
     """Sample along the implicit process: eta = 0 is deterministic, eta = 1 adds as much noise as DDPM.
@@ -132,7 +146,7 @@ def dpm_solver_sample_loop(
     x_t: torch.Tensor,
     num_steps: int,
     clip_x_start: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Noise = None,
 ) -> Iterator[Step]:
     """Sample with DPM-Solver++(2M): each step also uses the guess of the step before. Deterministic.
 

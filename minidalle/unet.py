@@ -1,6 +1,6 @@
 """The UNet: from a noised picture to a picture of the same size. It knows nothing of text or of CLIP.
 
-What it is told comes in two ways: an embedding, which joins that of the timestep, and context tokens to attend to.
+Its conditions come in two ways: an embedding, which joins that of the timestep, and context tokens to attend to.
 Paper: Ho et al. 2020, appendix B; Dhariwal and Nichol 2021, sec. 3. We differ: pixels are folded 2 x 2 into channels
 first, one down and one up block share a skip connection, and the embedding also enters the middle as a small map.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from minidalle.layers import Attention, timestep_embedding, zero_init
@@ -34,6 +35,15 @@ class UNetConfig:
     context_dim: int = 128  # of each context token; 0: convolutions only, without attention and without the map
 
     def __post_init__(self):
+        if self.channels < 4 or any(
+            self.channels * mult % min(8, self.channels * mult // 4) for mult in self.channel_mults
+        ):
+            raise ValueError(
+                f"{self.channels} channels times {self.channel_mults} cannot be normalised in groups: "
+                "choose a multiple of 8, or of 4 below 32."
+            )
+        if unknown := [level for level in self.attention_levels if not 0 <= level < len(self.channel_mults)]:
+            raise ValueError(f"There is no level {unknown[0]}: name levels from 0 to {len(self.channel_mults) - 1}.")
         if self.image_size % self.shrink:
             raise ValueError(
                 f"A UNet of {len(self.channel_mults)} levels on patches of {self.patch_size} pixels cannot halve "
@@ -74,7 +84,7 @@ class ResBlock(nn.Module):
     def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
         """Convolve: (B, C_in, H, W) and (B, E) to (B, C_out, H, W)."""
         h = self.conv_1(F.silu(self.norm_1(x)))
-        scale, shift = self.scale_shift(F.silu(emb))[:, :, None, None].chunk(2, dim=1)  # (B, C_out, 1, 1) each
+        scale, shift = rearrange(self.scale_shift(F.silu(emb)), "b (two c) -> two b c 1 1", two=2)
         h = self.conv_2(F.silu(self.norm_2(h) * (1 + scale) + shift))
         return self.shortcut(x) + h
 
@@ -94,10 +104,10 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
         """Attend: (B, C, H, W) with context (B, L, W), or with none, to (B, C, H, W)."""
-        h = self.norm(x).flatten(2).transpose(1, 2) + self.positions  # (B, H W, C)
-        told = 0 if context is None else self.cross_attention(h, context, mask)
-        h = self.self_attention(h) + told
-        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c") + self.positions
+        from_context = 0 if context is None else self.cross_attention(h, context, mask)
+        h = self.self_attention(h) + from_context
+        return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
 
 
 class Block(nn.Module):
@@ -130,7 +140,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Convolve to the next level's channels, then double height and width.
 
-    The usual order, first double and then convolve, costs eight times as much here and gained nothing.
+    The usual order, first double and then convolve, costs four times as much for the same channels and gained nothing.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -160,10 +170,12 @@ class UNet(nn.Module):
         width, skips = widths[0], []
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         for level, out in enumerate(widths):
+            blocks = nn.ModuleList()
             for _ in range(config.num_blocks):
-                self.down.append(Block(width, out, config, attends[level]))
+                blocks.append(Block(width, out, config, attends[level]))
                 width = out
                 skips.append(out)
+            self.down.append(blocks)
             self.downsamples.append(Downsample(out) if level < len(widths) - 1 else nn.Identity())
 
         middle_attends = sizes[-1] if config.context_dim else None
@@ -172,9 +184,11 @@ class UNet(nn.Module):
 
         self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
         for level, out in reversed(list(enumerate(widths))):
+            blocks = nn.ModuleList()
             for _ in range(config.num_blocks):
-                self.up.append(Block(width + skips.pop(), out, config, attends[level]))
+                blocks.append(Block(width + skips.pop(), out, config, attends[level]))
                 width = out
+            self.up.append(blocks)
             if level > 0:
                 width = widths[level - 1]
                 self.upsamples.append(Upsample(out, width))
@@ -205,13 +219,14 @@ class UNet(nn.Module):
         Raises: ValueError: when the pictures have the wrong shape.
         """
         self._check(x.shape[1:])
-        told = self.time_mlp(timestep_embedding(t, TIME_DIM))  # (B, E)
-        emb = told if emb is None else emb + told
-        h = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))  # (B, C, H / patch, W / patch)
+        time = self.time_mlp(timestep_embedding(t, TIME_DIM))  # (B, E)
+        emb = time if emb is None else emb + time
+        patch = self.config.patch_size
+        h = self.conv_in(rearrange(x, "b c (h p) (w q) -> b (c p q) h w", p=patch, q=patch))
 
-        skips, per_level = [], self.config.num_blocks
-        for level, downsample in enumerate(self.downsamples):
-            for block in self.down[level * per_level : (level + 1) * per_level]:
+        skips = []
+        for blocks, downsample in zip(self.down, self.downsamples, strict=True):
+            for block in blocks:
                 h = block(h, emb, context, mask)
                 skips.append(h)
             h = downsample(h)
@@ -221,11 +236,12 @@ class UNet(nn.Module):
         h = self.middle[0](h, emb, context, mask)
         h = self.middle[1](h, emb, context, mask)
 
-        for level, upsample in enumerate(self.upsamples):
-            for block in self.up[level * per_level : (level + 1) * per_level]:
+        for blocks, upsample in zip(self.up, self.upsamples, strict=True):
+            for block in blocks:
                 h = block(torch.cat([h, skips.pop()], dim=1), emb, context, mask)
             h = upsample(h)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.config.patch_size)
+        h = self.conv_out(F.silu(self.norm_out(h)))
+        return rearrange(h, "b (c p q) h w -> b c (h p) (w q)", p=patch, q=patch)
 
     def _check(self, shape: torch.Size) -> None:
         """Raise ValueError unless pictures of this shape (C, H, W) can be taken."""
@@ -239,7 +255,7 @@ class UNet(nn.Module):
             raise ValueError(f"The UNet was built for pictures of {expected}; found {tuple(shape)}.")
 
     def _map(self, emb: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        drawn = self.to_map(F.silu(emb)).view(len(emb), -1, MAP_SIZE, MAP_SIZE)
+        drawn = rearrange(self.to_map(F.silu(emb)), "b (c h w) -> b c h w", h=MAP_SIZE, w=MAP_SIZE)
         if drawn.shape == like.shape:
             return drawn
         return F.interpolate(drawn, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -1,6 +1,6 @@
 """The upsampler: from a small picture to one of twice its width, by a UNet that sees the small one enlarged.
 
-It consists of convolutions only and is told nothing else: no caption, no z_image, so no guidance either. What it adds
+It consists of convolutions only and has no other condition: no caption, no z_image, so no guidance either. What it adds
 is local, so it learns on crops and draws whole pictures.
 Paper: Ramesh et al. 2022, sec. 2.1 and table 3 (the first upsampler). We differ: the picture grows twofold in place of
 fourfold; the network's output is added to the enlarged picture, so that it starts as a plain enlargement.
@@ -17,15 +17,13 @@ from minidalle.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
-    """Sizes of the upsampler, and how training spoils what it is given."""
+    """Sizes of the upsampler."""
 
     unet: UNetConfig = field(
         default_factory=lambda: UNetConfig(in_channels=6, channels=32, channel_mults=(1, 2), context_dim=0)
     )  # its image_size is that of the crops: a quarter of the picture (table 3)
     image_size: int = 64  # pixels, of the result
     factor: int = 2  # how many times wider the result is than what is given
-    blur_share: float = 0.5  # how often the given picture is blurred
-    blur_sigma: float = 0.6  # in its pixels, sec. 2.1
 
     def __post_init__(self):
         if self.image_size % (self.factor * self.unet.shrink):

@@ -1,15 +1,12 @@
-"""Batches of captioned pictures: the endless world, or a folder of your own.
-
-The one place where pixel ranges change: models see float32 in [-1, 1], files and screens see 0 to 255.
-"""
+"""Batches of captioned pictures, and where they come from."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
-from minidalle import tokenizer
-from minidalle.world.captions import describe, write
+from minidalle.world.captions import TOKENIZER, describe, write
 from minidalle.world.render import render
 from minidalle.world.scenes import Scene, draw_scene
 from minidalle.world.twins import twin
@@ -21,8 +18,21 @@ class Batch:
 
     images: torch.Tensor  # (B, 3, H, W), float32 in [-1, 1]
     tokens: torch.Tensor  # (B, L), int64, as short as the longest caption allows
-    scenes: list[Scene]
+    mask: torch.Tensor  # (B, L) bool, True for real tokens
     captions: list[str]
+    scenes: list[Scene] | None = None  # where the pictures are drawn ones
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move the tensors to a device."""
+        images, tokens, mask = (x.to(device, non_blocking=True) for x in (self.images, self.tokens, self.mask))
+        return replace(self, images=images, tokens=tokens, mask=mask)
+
+
+class Source(Protocol):
+    """Where the batches of a training come from; step n of a seed is the same batch whatever came before."""
+
+    def batch(self, step: int, batch_size: int) -> Batch:
+        """Give the batch of a step, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,8 @@ class World:
 
     image_size: int = 32  # pixels
     seed: int = 0
-    two_things: float = 0.5  # share of scenes with two things
-    twins: bool = False  # whether every second scene differs from the one before it in one fact
+    two_objects: float = 0.5  # share of scenes with two objects
+    hard_negatives: bool = False  # whether every second scene differs from the one before it in one fact
     full_captions: float = 0.0  # share of captions that tell everything, beside those that tell a random part
 
     def batch(self, step: int, batch_size: int) -> Batch:
@@ -42,11 +52,9 @@ class World:
         rng = random.Random(f"{self.seed}/{step}")
         scenes: list[Scene] = []
         while len(scenes) < batch_size:
-            scenes.append(draw_scene(rng, self.two_things))
-            if self.twins:
+            scenes.append(draw_scene(rng, self.two_objects))
+            if self.hard_negatives:
                 scenes.append(twin(scenes[-1], rng))
         scenes = scenes[:batch_size]
         captions = [write(describe(scene, rng, float(rng.random() < self.full_captions)), rng) for scene in scenes]
-        tokens = tokenizer.encode(captions)
-        longest = int(tokenizer.caption_mask(tokens).sum(1).max())
-        return Batch(render(scenes, self.image_size), tokens[:, :longest], scenes, captions)
+        return Batch(render(scenes, self.image_size), *TOKENIZER.encode(captions), captions, scenes)

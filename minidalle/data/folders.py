@@ -1,7 +1,4 @@
-"""Batches of captioned pictures: the endless world, or a folder of your own.
-
-The one place where pixel ranges change: models see float32 in [-1, 1], files and screens see 0 to 255.
-"""
+"""Folders of captioned pictures."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Batches of captioned pictures: the endless world, or a folder of your own.
+"""Pictures to tensors and back: the one place where pixel ranges change.
 
-The one place where pixel ranges change: models see float32 in [-1, 1], files and screens see 0 to 255.
+Models see float32 in [-1, 1], files and screens 0 to 255.
 """
 
 import numpy as np

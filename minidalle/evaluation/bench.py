@@ -1,24 +1,23 @@
 """How fast this machine trains and draws, also as a share of its own matrix-multiply rate, since machines differ."""
 
+import copy
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from minidalle.clip import CLIP
-from minidalle.data.batches import World
-from minidalle.decoder import Decoder
-from minidalle.device import autocast, half_precision
-from minidalle.losses import clip_stage, decoder_stage, prior_stage
-from minidalle.pipeline import MiniDalle, decoder_diffusion, prior_diffusion
-from minidalle.training.optim import make_optimizers
-from minidalle.training.recipes import STAGES, Preset
-from minidalle.training.stages import KINDS
+from minidalle.device import half_precision
+from minidalle.pipeline import MiniDalle
+from minidalle.training.loop import Trainer
+from minidalle.training.recipes import Preset
+from minidalle.training.stages import STACK, STAGES, drawn_world, frozen_parts, stage_loss
+from minidalle.world.captions import TOKENIZER
 from minidalle.world.render import render
 from minidalle.world.scenes import draw_scene
 
@@ -53,32 +52,17 @@ def matmul_rate(device: torch.device, size: int = 1024) -> float:
     return 2 * size**3 / median_seconds(lambda: a @ b, device, repeats=20)
 
 
-def training_step(model: nn.Module, loss_at: Callable[[int], torch.Tensor], device: torch.device) -> Callable[[], None]:
-    """Make one step of training, optimisers included."""
-    optimizers = make_optimizers(model, matrix_lr=1e-4, lr=1e-5)
-
-    def step() -> None:
-        with autocast(device):
-            loss = loss_at(0)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-
-    return step
-
-
 def stage_steps(preset: Preset, batch_size: int, device: torch.device) -> dict[str, Callable[[], None]]:
-    """Make a training step of each stage, from random weights."""
-    models = {stage: KINDS[stage](getattr(preset, stage)).to(device) for stage in STAGES}
-    world = World(preset.clip.image_size)
-    frozen = CLIP(preset.clip).to(device).requires_grad_(False)
-    losses = {
-        "clip": clip_stage(models["clip"], world, batch_size),
-        "prior": prior_stage(models["prior"], frozen, prior_diffusion().to(device), world, batch_size),
-        "decoder": decoder_stage(models["decoder"], frozen, decoder_diffusion().to(device), world, batch_size),
-    }
-    return {stage: training_step(models[stage], losses[stage], device) for stage in STAGES}
+    """Make a training step of each stage, optimisers included, from random weights."""
+    recipe, steps = preset.recipes["quick"], {}
+    models = {stage: STAGES[stage].model_class(preset.models[stage]).to(device) for stage in STACK}
+    clip = copy.deepcopy(models["clip"]).requires_grad_(False)
+    for stage, model in models.items():
+        how = replace(recipe.stages[stage], batch_size=batch_size)
+        frozen = frozen_parts(stage, preset, {"clip": clip} if STAGES[stage].needs else {}, device)
+        loss_at = stage_loss(stage, drawn_world(stage, preset, recipe, 0), how, frozen, device)
+        steps[stage] = partial(Trainer(model, how).step, loss_at, 0)
+    return steps
 
 
 def renderer_rate(image_size: int, repeats: int, number: int = 1000) -> float:
@@ -107,7 +91,7 @@ def bench(preset: Preset, device: torch.device, repeats: int = 7, batch_size: in
     """Measure training rates of CLIP, prior and decoder, the cost of a generated picture, and memory."""
     peak = matmul_rate(device)
     result: dict = {"device": str(device), "threads": torch.get_num_threads(), "matmul GFLOP/s": round(peak / 1e9, 1)}
-    result["rendered pictures/s on one core"] = round(renderer_rate(preset.clip.image_size, repeats))
+    result["rendered pictures/s on one core"] = round(renderer_rate(preset.models["clip"].image_size, repeats))
     for stage, step in stage_steps(preset, batch_size, device).items():
         with FlopCounterMode(display=False) as counter:
             step()
@@ -116,7 +100,8 @@ def bench(preset: Preset, device: torch.device, repeats: int = 7, batch_size: in
             "pictures/s": round(batch_size / seconds, 1),
             "share of matmul rate": round(counter.get_total_flops() / seconds / peak, 3),
         }
-    pipe = MiniDalle(*(KINDS[stage](getattr(preset, stage)) for stage in STAGES), device)
+    models = (STAGES[stage].model_class(preset.models[stage]) for stage in STACK)
+    pipe = MiniDalle(*models, TOKENIZER, device)
     result["one picture"] = one_picture(pipe, device, repeats, peak)
     result["peak memory MB"] = round(peak_memory(device) / 2**20)
     return result
@@ -143,67 +128,3 @@ def one_picture(pipe: MiniDalle, device: torch.device, repeats: int, peak: float
         "network calls": calls,
         "share of matmul rate": round(counter.get_total_flops() / seconds / peak, 3),
     }
-
-
-def against_diffusers(preset: Preset, device: torch.device, repeats: int = 7, batch_size: int = 64) -> dict | None:
-    """Train the decoder's UNet and diffusers' UNet2DConditionModel in turn; None where diffusers is not installed.
-
-    Both take the same pictures and context and use the same optimisers; of the widths that diffusers' UNet can have,
-    those are taken that bring it nearest to our number of parameters (both numbers are given).
-    """
-    try:
-        from diffusers import UNet2DConditionModel
-    except ImportError:
-        return None
-    unet = Decoder(preset.decoder).unet.to(device)
-    config, wanted = preset.decoder.unet, count_parameters(unet)
-    peer = closest_peer(UNet2DConditionModel, config, wanted).to(device)
-    size = config.image_size
-    images = torch.randn(batch_size, 3, size, size, device=device)
-    t = torch.randint(1000, (batch_size,), device=device)
-    emb = torch.randn(batch_size, config.emb_dim, device=device)
-    context = torch.randn(batch_size, 16, config.context_dim, device=device)
-    ours = training_step(unet, lambda _: unet(images, t, emb, context).float().square().mean(), device)
-    theirs = training_step(peer, lambda _: peer(images, t, context).sample.float().square().mean(), device)
-    times = {"ours": [], "diffusers": []}
-    for _ in range(repeats):
-        times["ours"].append(median_seconds(ours, device, 1, warmup=1))
-        times["diffusers"].append(median_seconds(theirs, device, 1, warmup=1))
-    ratios = sorted(b / a for a, b in zip(times["ours"], times["diffusers"], strict=True))
-    return {
-        "parameters": {"ours": wanted, "diffusers": count_parameters(peer)},
-        "pictures/s": {name: round(batch_size / statistics.median(seconds), 1) for name, seconds in times.items()},
-        "ratio": {
-            "median": round(statistics.median(ratios), 2),
-            "low": round(ratios[0], 2),
-            "high": round(ratios[-1], 2),
-        },
-    }
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Count a model's parameters."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def closest_peer(make: Callable, config, wanted: int) -> nn.Module:
-    """Build diffusers' UNet of three levels whose widths bring it nearest to a number of parameters."""
-
-    def build(width: int, last: int) -> nn.Module:
-        return make(
-            sample_size=config.image_size,
-            in_channels=3,
-            out_channels=3,
-            layers_per_block=config.num_blocks,
-            block_out_channels=(width, 2 * width, last),
-            down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-            cross_attention_dim=config.context_dim,
-            attention_head_dim=8,
-            norm_num_groups=4,
-        )
-
-    widths = [(width, 2 * width + more) for width in range(16, 97, 4) for more in (-8, 0, 8)]
-    with torch.device("meta"):  # counting needs no memory
-        best = min(widths, key=lambda pair: abs(count_parameters(build(*pair)) - wanted))
-    return build(*best)

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from minidalle import checkpoint
-from minidalle.training.recipes import ALL_STAGES, STAGES
 from minidalle.training.run import read_metrics
+from minidalle.training.stages import STACK, STAGES
 
 MAX_POINTS = 60  # of a curve
 PACKAGE = Path(__file__).parent.parent
@@ -20,12 +20,12 @@ def make(runs: list[Path]) -> dict:
 
     Raises: ValueError: when the runs differ in anything but their seed, or a stage is missing.
     """
-    found = [stage for stage in ALL_STAGES if stage in STAGES or (runs[0] / f"{stage}.safetensors").exists()]
+    found = [stage for stage in STAGES if stage in STACK or (runs[0] / f"{stage}.safetensors").exists()]
     stages: dict[str, dict] = {stage: {} for stage in found}
     origins = set()
     for run in runs:
         for stage in found:
-            header = checkpoint.load(run / f"{stage}.safetensors", stage)[1]
+            header = checkpoint.read_header(run / f"{stage}.safetensors", stage)
             origins.add((header["preset"], header["recipe"]))
             if str(header["seed"]) in stages[stage]:
                 raise ValueError(f"{run}: the seed {header['seed']} of {stage} comes twice: name runs of other seeds.")

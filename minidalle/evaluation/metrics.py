@@ -1,8 +1,4 @@
-"""The report card: how well a stack does what it is told, read off its pictures by the oracle.
-
-The oracle sees pictures only. Prompts are drawn from the world with seeds of their own; held-out ones ask for
-combinations that no training picture shows.
-"""
+"""Measures: a rate with its interval, distances between sets of features."""
 
 import math
 from dataclasses import dataclass

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from minidalle import tokenizer
 from minidalle.evaluation.metrics import Rate, frechet_distance, precision_recall
 from minidalle.pipeline import MiniDalle
 from minidalle.world import oracle
@@ -20,7 +19,7 @@ from minidalle.world.captions import Description, describe, matches, write
 from minidalle.world.render import render
 from minidalle.world.scenes import BACKGROUNDS, PLACES, SIZES, Scene, draw_scene
 
-LEVELS = {"one thing": 0.0, "two things": 1.0}  # share of scenes with two things
+LEVELS = {"one object": 0.0, "two objects": 1.0}  # share of scenes with two objects
 CHUNK = 128  # prompts drawn at a time, which bounds the memory
 MIN_PROMPTS = 4  # of each kind: precision and recall look at each picture's three neighbours
 DIVERSITY_PROMPT = "a red circle"
@@ -37,15 +36,20 @@ class Asked:
     scene: Scene  # the one that the caption was drawn from; a picture need not equal it
 
 
-def draw_prompts(n: int, two_things: float, held_out: bool, seed: str) -> list[Asked]:
+def draw_prompts(n: int, two_objects: float, split: str, seed: str) -> list[Asked]:
     """Draw prompts, such that the words of a held-out one ask for something held out."""
     rng, asked = random.Random(seed), []
     while len(asked) < n:
-        scene = draw_scene(rng, two_things, held_out)
+        scene = draw_scene(rng, two_objects, split)
         description = describe(scene, rng)
-        if description.is_held_out == held_out:
+        if description.split == split:
             asked.append(Asked(write(description, rng), description, scene))
     return asked
+
+
+def has_two(pipe: MiniDalle) -> bool:
+    """Tell whether a system was trained on scenes of two objects."""
+    return pipe.world.get("two_objects", 1) > 0
 
 
 def pipeline_painter(pipe: MiniDalle, **options) -> Painter:
@@ -76,26 +80,26 @@ def score(asked: list[Asked], read: list[Scene | None]) -> dict[str, Rate]:
 
 
 def swapped_colors(asked: list[Asked], read: list[Scene | None]) -> Rate:
-    """Count pictures of two differently coloured things that show exactly the two colours the wrong way round."""
+    """Count pictures of two differently coloured objects that show exactly the two colours the wrong way round."""
     swapped, total = 0, 0
     for prompt, scene in zip(asked, read, strict=True):
         description = prompt.description
-        colors = [thing.color for thing in description.things]
+        colors = [item.color for item in description.objects]
         if description.relation is None or None in colors or len(set(colors)) < 2:
             continue
         total += 1
-        if scene is not None and len(scene.things) == 2:
-            seen = [thing.color for thing in scene.things]
+        if scene is not None and len(scene.objects) == 2:
+            seen = [item.color for item in scene.objects]
             swapped += seen == (colors if description.relation in ("below", "right of") else colors[::-1])
     return Rate(swapped, total)
 
 
 def diversity(read: list[Scene | None]) -> dict[str, dict[str, float]]:
     """Compare what a prompt left open with the world: for each option its share, as a multiple of the world's."""
-    scenes = [scene for scene in read if scene is not None and len(scene.things) == 1]
+    scenes = [scene for scene in read if scene is not None and len(scene.objects) == 1]
     options = {
         "place": ([scene.place for scene in scenes], PLACES),
-        "size": ([scene.things[0].size for scene in scenes], SIZES),
+        "size": ([scene.objects[0].size for scene in scenes], SIZES),
         "background": ([scene.background for scene in scenes], BACKGROUNDS),
     }
     return {
@@ -111,10 +115,9 @@ def retrieval(pipe: MiniDalle, n: int, seed: str) -> dict:
     Scenes of the same facts occur more than once, so whatever fits is right.
     """
     rng = random.Random(seed)
-    scenes = [draw_scene(rng, 0.5 * pipe.two_things, held_out=True) for _ in range(n)]
+    scenes = [draw_scene(rng, 0.5 * has_two(pipe), split="held out") for _ in range(n)]
     said = [describe(scene, rng, fullness=1.0) for scene in scenes]
-    tokens = tokenizer.encode([write(description, rng) for description in said])
-    z_text, _ = pipe.clip.encode_text(tokens.to(pipe.device))
+    z_text = pipe.encode([write(description, rng) for description in said]).z_text
     z_image = pipe.clip.encode_image(render(scenes, pipe.clip.config.image_size).to(pipe.device))
     similarity = z_image @ z_text.T
     caption_of, picture_of = (similarity.argmax(dim).tolist() for dim in (1, 0))
@@ -134,7 +137,7 @@ def fidelity(pipe: MiniDalle, made: torch.Tensor, asked: list[Asked]) -> dict:
     more in common with them than real ones of their own.
     """
     size, rng = pipe.clip.config.image_size, random.Random("report/real")
-    real = render([draw_scene(rng, len(prompt.scene.things) - 1) for prompt in asked], size)
+    real = render([draw_scene(rng, len(prompt.scene.objects) - 1) for prompt in asked], size)
     other = render([prompt.scene for prompt in asked], size)
     made, real, other = (pipe.clip.encode_image(images.to(pipe.device)).cpu() for images in (made, real, other))
     precision, recall = precision_recall(real, made)
@@ -154,7 +157,7 @@ def report_card(pipe: MiniDalle, n: int = 500, seed: int = 0, **options) -> dict
 
     Args:
         pipe: what to measure.
-        n: prompts of each kind (one thing, two where the stack was trained on them; seen, held out).
+        n: prompts of each kind (one object, two where the stack was trained on them; seen, held out).
         seed: of the prompts and of the noise.
         options: of the pipeline's call, such as guidance_scale.
 
@@ -168,18 +171,18 @@ def report_card(pipe: MiniDalle, n: int = 500, seed: int = 0, **options) -> dict
     seen_prompts, seen_images = [], []
     started, painted = time.perf_counter(), 0
     for level, share in LEVELS.items():
-        if share and not pipe.two_things:
+        if share and not has_two(pipe):
             continue
-        for held_out in (False, True):
-            kind = f"{level}, {'held out' if held_out else 'seen'}"
-            asked = draw_prompts(n, share, held_out, f"report/{kind}/{seed}")
+        for split in ("seen", "held out"):
+            kind = f"{level}, {split}"
+            asked = draw_prompts(n, share, split, f"report/{kind}/{seed}")
             images = paint_all(paint, [prompt.caption for prompt in asked], seed)
             read = oracle.read(images)
             card["following"][kind] = score(asked, read)
             painted += n
-            if level == "two things":
+            if level == "two objects":
                 card["following"][kind]["swapped colors"] = swapped_colors(asked, read)
-            if not held_out:
+            if split == "seen":
                 seen_prompts += asked
                 seen_images.append(images)
     seconds = (time.perf_counter() - started) / painted

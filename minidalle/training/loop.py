@@ -1,4 +1,4 @@
-"""The training loop, one for every model. What a stage learns is its loss, and those stand in stages.py.
+"""The training loop, one for every model. What a stage learns is its loss, and those stand in losses.py.
 
 All randomness of step n comes from the seed and n alone, so a training that is stopped and resumed takes the same
 steps as one that was not.
@@ -6,7 +6,6 @@ steps as one that was not.
 
 import contextlib
 import copy
-import math
 import signal
 import threading
 import time
@@ -15,27 +14,33 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from minidalle.device import autocast, half_precision
 from minidalle.training.optim import make_optimizers
+from minidalle.training.progress import Progress
 from minidalle.training.recipes import StageRecipe
-from minidalle.training.state import TrainingError, load_state, save_state
+from minidalle.training.stages import LossAt
+from minidalle.training.state import load_state, save_state
 
-LOG_EVERY = 10  # steps between lines of metrics; the loss is fetched from the device as rarely
-SAVE_EVERY = 500  # steps between checkpoints
+LOG_EVERY = 10  # steps between lines of metrics; numbers are fetched from a GPU as rarely
+SAVE_SECONDS = 20.0  # between saves, so that a crash costs less than half a minute
 
 
-def learning_rate_factor(step: int, recipe: StageRecipe) -> float:
-    """Give the share of the full learning rate at a step: a linear rise, a plateau, a linear fall to zero."""
-    rise = (step + 1) / recipe.warmup_steps
-    fall = (recipe.steps - step) / (recipe.decay_share * recipe.steps)
-    return min(1.0, rise, fall)
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message says at which step and what is left of it."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A training that was asked to stop and has been saved; `signal` is the number of the signal that asked."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = number
 
 
 def fit(
     model: nn.Module,
-    loss_at: Callable[[int], torch.Tensor],
+    loss_at: LossAt,
     recipe: StageRecipe,
     name: str = "model",
     state_path: Path | None = None,
@@ -48,89 +53,167 @@ def fit(
 
     Args:
         model: changed in place; its device is the one that is used.
-        loss_at: gives the loss () of a step, drawing that step's batch itself.
+        loss_at: (model, step) to the loss () of that step, whose batch it draws itself.
         recipe: how many steps, how large, how fast.
-        name: shown beside the progress bar.
+        name: shown beside the progress.
         state_path: where to keep all that a resumed training needs; None: nowhere.
         resume: whether to go on from state_path, where there is one.
         on_log: called every LOG_EVERY steps, and at the end, with step, mean loss since the last call, and seconds.
         origin: what the training is of, in JSON's types; a state of another origin is not resumed.
-        progress: whether to show a progress bar.
+        progress: whether to show the progress.
 
     Returns: a copy of the model with averaged weights (EMA), the one to use.
     Raises:
-        TrainingError: when the loss is no longer a finite number.
+        TrainingError: when a loss or a gradient is no longer a finite number; the last good state is still kept.
         ValueError: when the state belongs to another training or is damaged.
-        KeyboardInterrupt: passes through, after a save.
+        Stopped: after a save, when Ctrl-C was pressed or the process was asked to end.
     """
-    device = next(model.parameters()).device
-    averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizers = make_optimizers(model, recipe.matrix_lr, recipe.lr, recipe.weight_decay)
-    scaler = torch.amp.GradScaler(device.type, enabled=half_precision(device) == torch.float16)
-    first, spent = 0, 0.0
-    if resume and state_path is not None and state_path.exists():
-        first, spent = load_state(state_path, model, averaged, optimizers, scaler, origin)
-
+    trainer = Trainer(model, recipe)
+    resumed = trainer.load(state_path, origin) if resume and state_path is not None and state_path.exists() else None
+    first, spent = (resumed["step"], resumed["seconds"]) if resumed else (0, 0.0)
+    started, saved, saved_at = time.perf_counter() - spent, first, time.perf_counter()
     model.train()
-    started, total, logged, saved = time.perf_counter() - spent, 0.0, first, first
-    bar = tqdm(
-        range(first, recipe.steps), initial=first, total=recipe.steps, desc=name, unit="step", disable=not progress
-    )
-    with bar, delayed_interrupt() as interrupted:
-        for step in bar:
-            for optimizer, full in zip(optimizers, (recipe.matrix_lr, recipe.lr), strict=True):
-                optimizer.param_groups[0]["lr"] = full * learning_rate_factor(step, recipe)
-
-            with autocast(device):
-                loss = loss_at(step)
-            model.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            for optimizer in optimizers:
-                scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            if not scaler.is_enabled() or norm.isfinite():  # one optimiser's overflow must stop the others too
-                for optimizer in optimizers:
-                    scaler.step(optimizer)
-            scaler.update()
-            average_weights(averaged, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
-
-            done, stop = step + 1, interrupted()
-            total = total + loss.detach()
-            seconds = time.perf_counter() - started
-            if done % LOG_EVERY == 0 or done == recipe.steps or stop:
-                mean, total, logged = float(total) / (done - logged), 0.0, done
-                if not math.isfinite(mean):
-                    kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
-                    raise TrainingError(
-                        f"{name}: the loss became {mean} by step {done}; {kept}: lower the rates in its recipe."
-                    )
-                bar.set_postfix(loss=f"{mean:.4f}", pictures_per_s=round(recipe.batch_size * done / seconds))
+    with Progress(name, first, recipe.steps, recipe.batch_size, progress) as bar, delayed_stop() as stopped_by:
+        for step in range(first, recipe.steps):
+            trainer.step(loss_at, step)
+            done, stop = step + 1, stopped_by()
+            keep = state_path is not None and (stop or time.perf_counter() - saved_at > SAVE_SECONDS)
+            log = done % LOG_EVERY == 0 or done == recipe.steps
+            if (keep or log or trainer.on_cpu) and (bad := trainer.first_bad()):
+                kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
+                raise TrainingError(
+                    f"{name}: the loss or its gradient was not finite at step {bad}; {kept}: "
+                    "lower the rates in its recipe."
+                )
+            if log:
+                line = {"step": done, "loss": trainer.mean_loss(), "seconds": round(time.perf_counter() - started, 2)}
+                bar.update(done, line["loss"])
                 if on_log:
-                    on_log({"step": done, "loss": mean, "seconds": round(seconds, 2)})
-            if state_path is not None and (done % SAVE_EVERY == 0 or stop):
-                header = {"step": done, "seconds": seconds, "scaler": scaler.state_dict(), "origin": origin}
-                save_state(state_path, header, model, averaged, optimizers)
-                saved = done
+                    on_log(line)
+            if keep:
+                trainer.save(state_path, done, time.perf_counter() - started, origin)
+                saved, saved_at = done, time.perf_counter()
             if stop:
-                raise KeyboardInterrupt
-    return averaged
+                raise Stopped(stop)
+    return trainer.averaged
 
 
-@contextlib.contextmanager
-def delayed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C wait for the end of a step; gives a function that tells whether it was pressed."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
+class Trainer:
+    """A model in training: its averaged copy, its optimisers, and the precision it is trained in."""
+
+    def __init__(self, model: nn.Module, recipe: StageRecipe):
+        self.model, self.recipe = model, recipe
+        self.device = next(model.parameters()).device
+        self.on_cpu = self.device.type == "cpu"
+        self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        self.optimizers = make_optimizers(model, recipe.matrix_lr, recipe.lr, recipe.weight_decay)
+        self.use_precision(half_precision(self.device))
+        self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
+        self.bad_step = torch.zeros((), dtype=torch.int64, device=self.device)  # 0: all was finite
+
+    def use_precision(self, dtype: torch.dtype | None) -> None:
+        """Compute in a 16-bit type, or in float32; float16 needs losses to be scaled."""
+        self.dtype = dtype
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+
+    def step(self, loss_at: LossAt, step: int) -> None:
+        """Take one step: loss, gradients, weights, averaged weights."""
+        factor = learning_rate_factor(step, self.recipe)
+        for optimizer, full in zip(self.optimizers, (self.recipe.matrix_lr, self.recipe.lr), strict=True):
+            optimizer.param_groups[0]["lr"] = full * factor
+
+        with autocast(self.device, self.dtype):
+            loss = loss_at(self.model, step)
+        self.model.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+
+        # A scaled loss may overflow in the gradient: that step is skipped, by all optimisers alike
+        scaled = self.scaler.is_enabled()
+        finite = loss.detach().isfinite() if scaled else loss.detach().isfinite() & norm.isfinite()
+        self.bad_step = torch.where((self.bad_step == 0) & ~finite, step + 1, self.bad_step)
+        # On a GPU without scaling the question would make the device wait
+        if (self.on_cpu or scaled) and not (finite and norm.isfinite()):
+            self.scaler.update()
+            return self._count(loss)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        average_weights(self.averaged, self.model, min(self.recipe.ema_decay, (step + 1) / (step + 10)))
+        return self._count(loss)
+
+    def _count(self, loss: torch.Tensor) -> None:
+        self.loss_sum, self.loss_count = self.loss_sum + loss.detach(), self.loss_count + 1
+
+    def first_bad(self) -> int:
+        """Give the first step, counted from 1, whose numbers were not finite; 0 when there is none."""
+        return int(self.bad_step)
+
+    def mean_loss(self) -> float:
+        """Give the mean loss since the last call."""
+        mean = float(self.loss_sum) / max(1, self.loss_count)
+        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
+        return mean
+
+    def save(self, path: Path, step: int, seconds: float, origin: dict | None) -> None:
+        """Keep all that a resumed training needs, its precision and number of threads included."""
+        header = {
+            "step": step,
+            "seconds": seconds,
+            "origin": origin,
+            "scaler": self.scaler.state_dict(),
+            "precision": precision_name(self.dtype),
+            "threads": torch.get_num_threads(),
+            "loss": [float(self.loss_sum), self.loss_count],
+        }
+        save_state(path, header, self.model, self.averaged, self.optimizers)
+
+    def load(self, path: Path, origin: dict | None) -> dict:
+        """Put back what save kept, and give its header."""
+        header = load_state(path, self.model, self.averaged, self.optimizers, origin)
+        self.use_precision(None if header["precision"] == "float32" else getattr(torch, header["precision"]))
+        if header["scaler"]:
+            self.scaler.load_state_dict(header["scaler"])
+        total, self.loss_count = header["loss"]
+        self.loss_sum = torch.tensor(total, device=self.device)
+        return header
+
+
+def precision_name(dtype: torch.dtype | None) -> str:
+    """Name the type that matrix products are computed in."""
+    return str(dtype or torch.float32).removeprefix("torch.")
+
+
+def learning_rate_factor(step: int, recipe: StageRecipe) -> float:
+    """Give the share of the full learning rate at a step: a linear rise, a plateau, a linear fall to zero."""
+    rise = (step + 1) / recipe.warmup_steps
+    fall = (recipe.steps - step) / (recipe.decay_share * recipe.steps)
+    return min(1.0, rise, fall)
 
 
 @torch.no_grad()
 def average_weights(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """Move averaged weights towards the model's: averaged = decay * averaged + (1 - decay) * model."""
     torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+
+
+@contextlib.contextmanager
+def delayed_stop() -> Iterator[Callable[[], int]]:
+    """Let Ctrl-C and a request to end (SIGTERM) wait for the end of a step.
+
+    Gives a function that tells which signal came, 0 for none. A signal that the process ignores stays ignored.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    watched = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in watched}
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, usual[s] if handler is None else handler)  # None: one that Python did not set

@@ -1,17 +1,17 @@
-"""Sizes of the models and how long, how fast and on what they are trained, one frozen dataclass each.
+"""Sizes of the models, and every number that shapes how they are trained: frozen dataclasses.
 
-What does not differ between recipes stands where it is used: what a stage sees in runs.py and stages.py.
+A number that stands for a choice says on what it rests; docs/experiments.md has the trials.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from minidalle.clip import CLIPConfig
 from minidalle.decoder import DecoderConfig
+from minidalle.diffusion import DiffusionConfig
+from minidalle.losses import DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
 from minidalle.prior import PriorConfig
 from minidalle.upsampler import UpsamplerConfig
-
-STAGES = ("clip", "prior", "decoder")  # of a stack, in the order of training
-ALL_STAGES = (*STAGES, "upsampler")  # the upsampler stands alone: it needs no other, and no other needs it
+from minidalle.world.captions import TOKENIZER
 
 
 @dataclass(frozen=True)
@@ -27,35 +27,38 @@ class StageRecipe:
     decay_share: float = 0.5  # last part of the training, over which both fall to zero
     ema_decay: float = 0.99  # of the averaged weights, the ones that are kept
     clip_norm: float = 1.0  # longest gradient of all parameters together
+    loss: PriorLossConfig | DecoderLossConfig | UpsamplerLossConfig | None = None  # CLIP's has no numbers of its own
+    hard_negatives: bool = False  # whether every second picture differs from the one before it in one attribute
+    full_captions: float = 0.0  # share of captions that state everything
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the whole stack is trained."""
+    """How all stages are trained."""
 
-    two_things: float  # share of scenes with two things
-    clip: StageRecipe
-    prior: StageRecipe
-    decoder: StageRecipe
-    upsampler: StageRecipe
+    two_objects: float  # share of scenes with two objects
+    stages: dict[str, StageRecipe]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of the whole stack, and its recipes."""
+    """Sizes of all models, the processes they are trained for, and recipes."""
 
     name: str
-    clip: CLIPConfig
-    prior: PriorConfig
-    decoder: DecoderConfig
-    upsampler: UpsamplerConfig
+    models: dict[str, object]  # a config for each stage
     recipes: dict[str, Recipe]
+    diffusion: dict[str, DiffusionConfig] = field(
+        default_factory=lambda: dict.fromkeys(("prior", "decoder", "upsampler"), DiffusionConfig())
+    )  # cosine, 1000 timesteps (table 3). We differ for the decoder: it predicts the picture, not its noise (Li and He
+    # 2025), since a small network learns plain pictures several times faster than the noise on them
 
     def __post_init__(self):
+        clip, prior, decoder = (self.models[name] for name in ("clip", "prior", "decoder"))
         agreed = {
-            "embed_dim": {self.clip.embed_dim, self.prior.embed_dim, self.decoder.embed_dim},
-            "text width": {self.clip.width, self.prior.text_width, self.decoder.text_width},
-            "image_size": {self.clip.image_size, self.decoder.unet.image_size, self.upsampler.low_size},
+            "embed_dim": {clip.embed_dim, prior.embed_dim, decoder.embed_dim},
+            "text width": {clip.width, prior.text_width, decoder.text_width},
+            "context length": {clip.context_length, prior.context_length},
+            "image_size": {clip.image_size, decoder.unet.image_size, self.models["upsampler"].low_size},
         }
         for name, values in agreed.items():
             if len(values) > 1:
@@ -64,27 +67,56 @@ class Preset:
                 )
 
 
+def clip_recipe(steps: int, batch_size: int = 128) -> StageRecipe:
+    """Describe a training of CLIP: half of the captions state everything, and every picture has a hard negative."""
+    return StageRecipe(steps, batch_size, matrix_lr=0.02, lr=2e-3, hard_negatives=True, full_captions=0.5)
+
+
+def prior_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
+    """Describe a training of the prior: 32 captions a step, six noised z_image each."""
+    return StageRecipe(steps, 32, matrix_lr=0.02, lr=2e-3, ema_decay=ema_decay, loss=PriorLossConfig())
+
+
+def decoder_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
+    """Describe a training of the decoder."""
+    return StageRecipe(
+        steps, 64, matrix_lr=0.01, lr=2e-3, weight_decay=0.1, ema_decay=ema_decay, loss=DecoderLossConfig()
+    )
+
+
+def upsampler_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
+    """Describe a training of the upsampler."""
+    return StageRecipe(steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=UpsamplerLossConfig())
+
+
 TINY = Preset(
     name="tiny",
-    clip=CLIPConfig(),
-    prior=PriorConfig(),
-    decoder=DecoderConfig(),
-    upsampler=UpsamplerConfig(),
+    models={
+        "clip": CLIPConfig(vocab_size=TOKENIZER.vocab_size, context_length=TOKENIZER.context_length),
+        "prior": PriorConfig(context_length=TOKENIZER.context_length),
+        "decoder": DecoderConfig(),
+        "upsampler": UpsamplerConfig(),
+    },
     recipes={
         "quick": Recipe(
-            two_things=0.0,
-            clip=StageRecipe(steps=500, batch_size=128, matrix_lr=0.02, lr=2e-3),
-            prior=StageRecipe(steps=640, batch_size=32, matrix_lr=0.02, lr=2e-3),
-            decoder=StageRecipe(steps=640, batch_size=64, matrix_lr=0.01, lr=2e-3, weight_decay=0.1),
-            upsampler=StageRecipe(steps=400, batch_size=64, matrix_lr=0.01, lr=2e-3),
+            two_objects=0.0,
+            stages={
+                "clip": clip_recipe(500),
+                "prior": prior_recipe(640),
+                "decoder": decoder_recipe(640),
+                "upsampler": upsampler_recipe(400),
+            },
         ),
         "full": Recipe(
-            two_things=0.6,
-            clip=StageRecipe(steps=3200, batch_size=128, matrix_lr=0.02, lr=2e-3),
-            prior=StageRecipe(steps=3000, batch_size=32, matrix_lr=0.02, lr=2e-3, ema_decay=0.998),
-            decoder=StageRecipe(steps=4000, batch_size=64, matrix_lr=0.01, lr=2e-3, weight_decay=0.1, ema_decay=0.998),
-            upsampler=StageRecipe(steps=2000, batch_size=64, matrix_lr=0.01, lr=2e-3, ema_decay=0.998),
+            two_objects=0.6,
+            stages={
+                "clip": clip_recipe(3200),
+                "prior": prior_recipe(3000, ema_decay=0.998),
+                "decoder": decoder_recipe(4000, ema_decay=0.998),
+                "upsampler": upsampler_recipe(2000, ema_decay=0.998),
+            },
         ),
     },
 )
+
 PRESETS = {preset.name: preset for preset in (TINY,)}

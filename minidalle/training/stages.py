@@ -1,44 +1,88 @@
-"""The whole system: a caption becomes z_text, the prior turns it into a z_image, the decoder draws that.
+"""The stages of a system: which model each trains, by which loss, and what it needs for that.
 
-Paper: Ramesh et al. 2022, sec. 2. The three models know nothing of each other; they meet here.
+A new stage is one entry here (or in a file of rivals/), and a config and a recipe in the preset.
 """
 
-from dataclasses import replace
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from minidalle import losses
 from minidalle.checkpoint import load_model
 from minidalle.clip import CLIP
-from minidalle.data.batches import World
+from minidalle.data.batches import Source, World
 from minidalle.decoder import Decoder
-from minidalle.losses import LossAt, clip_stage, decoder_stage, prior_stage, upsampler_stage
-from minidalle.pipeline import decoder_diffusion, prior_diffusion
 from minidalle.prior import DiffusionPrior
-from minidalle.training.recipes import STAGES, Recipe
+from minidalle.training.recipes import Preset, Recipe, StageRecipe
 from minidalle.upsampler import Upsampler
 
-KINDS = {model.kind: model for model in (CLIP, DiffusionPrior, Decoder, Upsampler)}
+LossAt = Callable[[nn.Module, int], torch.Tensor]  # (model, step) to the loss ()
 
 
-def loss_of(
-    stage: str,
-    model: torch.nn.Module,
-    clip_folder: Path,
-    recipe: Recipe,
-    image_size: int,
-    seed: int,
-    device: torch.device,
-) -> LossAt:
-    """Put a stage's loss together; every stage sees scenes of its own."""
-    batch_size = getattr(recipe, stage).batch_size
-    if stage == "upsampler":
-        world = World(model.config.image_size, -1 - seed, recipe.two_things)
-        return upsampler_stage(model, decoder_diffusion().to(device), world, batch_size)
-    world = World(image_size, len(STAGES) * seed + STAGES.index(stage), recipe.two_things)
-    if stage == "clip":
-        return clip_stage(model, replace(world, twins=True, full_captions=0.5), batch_size)
-    clip = load_model(CLIP, clip_folder)[0].to(device).eval()
-    if stage == "prior":
-        return prior_stage(model, clip, prior_diffusion().to(device), world, batch_size)
-    return decoder_stage(model, clip, decoder_diffusion().to(device), world, batch_size)
+@dataclass(frozen=True)
+class Stage:
+    """One model of a system, and how it learns."""
+
+    model_class: type[nn.Module]
+    loss: Callable[..., torch.Tensor]  # (model, batch, generator, config, **frozen), see losses.py
+    needs: tuple[str, ...] = ()  # stages whose trained models the loss takes, frozen
+    sizes: Callable[[object], dict] = lambda config: {}  # what else the loss takes, of the model's config
+
+
+STAGES = {
+    "clip": Stage(CLIP, losses.clip_loss),
+    "prior": Stage(DiffusionPrior, losses.prior_loss, needs=("clip",)),
+    "decoder": Stage(Decoder, losses.decoder_loss, needs=("clip",)),
+    "upsampler": Stage(
+        Upsampler,
+        losses.upsampler_loss,
+        sizes=lambda config: {"crop_size": config.unet.image_size, "factor": config.factor},
+    ),
+}
+STACK = ("clip", "prior", "decoder")  # what text to picture takes, in the order of training; the upsampler stands alone
+
+
+def load_needs(stage: str, folder: Path, device: torch.device) -> dict[str, nn.Module]:
+    """Load the trained models that a stage learns from."""
+    needs = STAGES[stage].needs
+    return {name: load_model(STAGES[name].model_class, folder)[0].to(device).eval() for name in needs}
+
+
+def frozen_parts(stage: str, preset: Preset, needs: dict[str, nn.Module], device: torch.device) -> dict:
+    """Put together what a stage's loss takes beside model and batch: trained models, its process, sizes."""
+    parts = STAGES[stage].sizes(preset.models[stage]) | needs
+    if stage in preset.diffusion:
+        parts["diffusion"] = preset.diffusion[stage].build().to(device)
+    return parts
+
+
+def stage_loss(stage: str, source: Source, recipe: StageRecipe, frozen: dict, device: torch.device) -> LossAt:
+    """Give the loss of a stage as the loop takes it: of a model, at a step."""
+
+    def loss_at(model: nn.Module, step: int) -> torch.Tensor:
+        batch = source.batch(step, recipe.batch_size).to(device)
+        return STAGES[stage].loss(model, batch, step_generator(source.seed, step), recipe.loss, **frozen)
+
+    return loss_at
+
+
+def drawn_world(stage: str, preset: Preset, recipe: Recipe, seed: int) -> Source:
+    """Make the source of a stage's batches in the drawn world; every stage sees scenes of its own."""
+    size = preset.models["upsampler" if stage == "upsampler" else "clip"].image_size
+    how = recipe.stages[stage]
+    return World(size, derived_seed(stage, seed), recipe.two_objects, how.hard_negatives, how.full_captions)
+
+
+def derived_seed(*parts: object) -> int:
+    """Derive a seed of its own for each use of a user's seed, of 63 bits whatever the size of the parts."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Make the source of a step's noise; it lives on the CPU, so that every device trains on the same noise."""
+    return torch.Generator().manual_seed(derived_seed("noise", seed, step))

@@ -1,8 +1,4 @@
-"""The training loop, one for every model. What a stage learns is its loss, and those stand in stages.py.
-
-All randomness of step n comes from the seed and n alone, so a training that is stopped and resumed takes the same
-steps as one that was not.
-"""
+"""All that a stopped training needs to go on: both sets of weights, the optimisers' averages, the numbers beside."""
 
 from pathlib import Path
 
@@ -12,12 +8,10 @@ from torch import nn
 from minidalle import checkpoint
 
 
-class TrainingError(RuntimeError):
-    """A training that cannot go on; the message says at which step and what is left of it."""
-
-
-def save_state(path: Path, header: dict, model: nn.Module, averaged: nn.Module, optimizers: list) -> None:
-    """Write all that a resumed training needs: both sets of weights, the optimisers' averages, the numbers beside."""
+def save_state(
+    path: Path, header: dict, model: nn.Module, averaged: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> None:
+    """Write the state of a training."""
     names = {p: name for name, p in model.named_parameters()}
     tensors = {f"model.{name}": p for name, p in model.named_parameters()}
     tensors |= {f"averaged.{name}": p for name, p in averaged.named_parameters()}
@@ -28,18 +22,16 @@ def save_state(path: Path, header: dict, model: nn.Module, averaged: nn.Module, 
 
 
 def load_state(
-    path: Path,
-    model: nn.Module,
-    averaged: nn.Module,
-    optimizers: list,
-    scaler: torch.amp.GradScaler,
-    origin: dict | None,
-) -> tuple[int, float]:
-    """Put back what save_state wrote, and give the step to go on from and the seconds spent so far."""
+    path: Path, model: nn.Module, averaged: nn.Module, optimizers: list[torch.optim.Optimizer], origin: dict | None
+) -> dict:
+    """Put back what save_state wrote, and give its header.
+
+    Raises: ValueError: when the state belongs to another training or is damaged.
+    """
     tensors, header = checkpoint.load(path, "training")
     if header["origin"] != origin:
         raise ValueError(
-            f"{path} belongs to the training {header['origin']}; {origin} was to be resumed: "
+            f"{path} belongs to another training ({differences(header['origin'], origin)}): "
             "resume that one, name another folder, or begin anew without resuming."
         )
     groups: dict[str, dict] = {"model": {}, "averaged": {}, "optimizer": {}}
@@ -57,6 +49,13 @@ def load_state(
         key, parameter = name.split(".", 1)
         p = parameters[parameter]
         owner[p].state[p][key] = tensor.to(p.device) if key != "step" else tensor
-    if header["scaler"]:  # empty where losses were not scaled; this device may do so
-        scaler.load_state_dict(header["scaler"])
-    return header["step"], header["seconds"]
+    return header
+
+
+def differences(there: dict | None, here: dict | None) -> str:
+    """Say in which entries two origins differ."""
+    there, here = there or {}, here or {}
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    return "; ".join(
+        f"its {n} is {checkpoint.brief(there.get(n))}, {checkpoint.brief(here.get(n))} was asked" for n in names
+    )

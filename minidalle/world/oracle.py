@@ -1,6 +1,6 @@
 """The measuring instrument: reads a picture back into the scene that it shows, or says that it cannot.
 
-Analysis by synthesis: find the background, part the picture where a free line runs between two things, draw every
+Analysis by synthesis: find the background, part the picture where a free line runs between two objects, draw every
 shape in every position and radius on each part, and compare the best drawing with the picture. Nothing here is learned,
 and nothing knows a prompt. Every picture is brought to 32 pixels first, so all pixels below are of that size.
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from minidalle.world.render import PAIR_SCALE, as_range, coverage
-from minidalle.world.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene, Thing
+from minidalle.world.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Object, Scene
 
 CANVAS = 32
 WINDOW = 25  # pixels along each side of a drawing: the largest shape, blurred and shifted
@@ -22,16 +22,16 @@ RIVALS = 3  # of the shapes, those that are refined
 STEPS = 3  # of the refinement
 DAMPING = 0.1  # keeps the steps small where a drawing has no slope
 CHUNK = 256  # pictures read at a time, which bounds the memory
-# What is still read. Colour differences are lengths in [-1, 1] RGB; a thing's contrast is such a length, 0.74 to 2.43.
+# What is still read. Colour differences are lengths in [-1, 1] RGB; an object's contrast is one of 0.74 to 2.43.
 VISIBLE = 0.4  # a 3x3 mean above this share of the faintest contrast on the background: there is something
-FREE_LINE = 0.5  # what the emptiest line between two things may hold, as a share of the fainter one
-COLOR_ERROR = 0.22  # of the background, and of a thing as a whole
+FREE_LINE = 0.5  # what the emptiest line between two objects may hold, as a share of the fainter one
+COLOR_ERROR = 0.22  # of the background, and of an object as a whole
 TINT = 0.35  # the worst 3x3 mean of what no mixture of colour and background explains
-MISFIT = 0.4  # the worst 3x3 mean of picture minus reading near a thing, as a share of its contrast
+MISFIT = 0.4  # the worst 3x3 mean of picture minus reading near an object, as a share of its contrast
 CLEAR = 0.3  # lead over the second best; 1: exactly the best, 0: half way between the two
 SIZE_ERROR = 0.15  # of the radius, as a share
-NEAR_PLACE = 0.2  # of a lone thing's centre from the nominal place, along each axis
-ASLANT = 2 / 3  # of two things, the shorter distance between the centres along an axis, as a share of the longer
+NEAR_PLACE = 0.2  # of a lone object's centre from the nominal place, along each axis
+ASLANT = 2 / 3  # of two objects, the shorter distance between the centres along an axis, as a share of the longer
 
 
 def read(images: torch.Tensor) -> list[Scene | None]:
@@ -71,21 +71,21 @@ def read_chunk(images: torch.Tensor) -> list[Scene | None]:
     foreground = images - as_range(BACKGROUNDS)[ground][:, :, None, None]
     first, second, paired = part(foreground, visible(ground))
     alone, twice = ~paired, ground[paired].repeat(2)
-    single = iter(name_things(foreground[alone], ground[alone], 1.0))
-    double = name_things(torch.cat([first[paired], second[paired]]), twice, PAIR_SCALE)
+    single = iter(name_objects(foreground[alone], ground[alone], 1.0))
+    double = name_objects(torch.cat([first[paired], second[paired]]), twice, PAIR_SCALE)
     double = zip(double[: len(double) // 2], double[len(double) // 2 :], strict=True)
-    things = [next(double) if two else (next(single),) for two in paired]
+    objects = [next(double) if two else (next(single),) for two in paired]
     names = tuple(BACKGROUNDS)
-    scenes = [Scene(found, names[g]) if None not in found else None for found, g in zip(things, ground, strict=True)]
+    scenes = [Scene(found, names[g]) if None not in found else None for found, g in zip(objects, ground, strict=True)]
     return [scene if ok and scene and is_clear(scene) else None for scene, ok in zip(scenes, plain, strict=True)]
 
 
 def is_clear(scene: Scene) -> bool:
-    """Tell whether the place, or the relation of two things, leaves no doubt."""
+    """Tell whether the place, or the relation of two objects, leaves no doubt."""
     if scene.place is not None:
-        thing, (x, y) = scene.things[0], PLACES[scene.place]
-        return max(abs(thing.x - x), abs(thing.y - y)) <= NEAR_PLACE
-    first, second = scene.things
+        item, (x, y) = scene.objects[0], PLACES[scene.place]
+        return max(abs(item.x - x), abs(item.y - y)) <= NEAR_PLACE
+    first, second = scene.objects
     shorter, longer = sorted((abs(first.x - second.x), abs(first.y - second.y)))
     return shorter <= ASLANT * longer
 
@@ -121,7 +121,7 @@ def part(foreground: torch.Tensor, least: torch.Tensor) -> tuple[torch.Tensor, t
         least: (B,) of what is visible.
 
     Returns: what lies above or to the left of the line and what lies beyond it, each (B, 3, H, W) with zeros
-        elsewhere, and (B,) whether there are two things.
+        elsewhere, and (B,) whether there are two objects.
     """
     present = length(smooth(foreground))  # (B, H, W)
     emptiness, lines = [], []
@@ -156,7 +156,7 @@ def drawings() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw(shape: torch.Tensor, pose: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw things into windows.
+    """Draw objects into windows.
 
     Args:
         shape: (N,), index into SHAPES.
@@ -233,22 +233,22 @@ def refine(windows: torch.Tensor, shape: torch.Tensor, pose: torch.Tensor) -> tu
 
 
 def is_clear_color(mean: torch.Tensor, contrasts: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
-    """Tell whether things' mean colours (N, 3) are the ones chosen (N,), and not half way to others. Returns: (N,)."""
+    """Tell whether objects' mean colours (N, 3) are the ones chosen (N,), and not half way to others. Returns: (N,)."""
     distance, nearest = torch.cdist(mean[:, None], contrasts)[:, 0].topk(2, largest=False)  # (N, 2)
     first, second = contrasts.gather(1, nearest[:, :, None].expand(-1, -1, 3)).unbind(1)
     lead = (distance[:, 1] ** 2 - distance[:, 0] ** 2) / (first - second).square().sum(1)
     return (nearest[:, 0] == color) & (distance[:, 0] < COLOR_ERROR) & (lead > CLEAR)
 
 
-def name_things(parts: torch.Tensor, ground: torch.Tensor, scale: float) -> list[Thing | None]:
-    """Name the one thing that each part of a picture shows.
+def name_objects(parts: torch.Tensor, ground: torch.Tensor, scale: float) -> list[Object | None]:
+    """Name the one object that each part of a picture shows.
 
     Args:
         parts: (N, 3, H, W), difference from the background.
         ground: (N,) which background.
         scale: of the radii.
 
-    Returns: for each part a thing, or None where none fits well or a second one fits nearly as well.
+    Returns: for each part an object, or None where none fits well or a second one fits nearly as well.
     """
     contrasts = as_range(COLORS) - as_range(BACKGROUNDS)[ground][:, None]  # (N, 8, 3)
     color = find_color(parts, contrasts)
@@ -276,4 +276,4 @@ def name_things(parts: torch.Tensor, ground: torch.Tensor, scale: float) -> list
     sure &= is_clear_color(mean, contrasts, color) & (growth[every, size].abs() < SIZE_ERROR)
     x, y = ((corner + pose[:, :2] + 0.5) * (2 / CANVAS) - 1).T.tolist()
     names = [[tuple(words)[i] for i in index] for words, index in ((SHAPES, shape), (COLORS, color), (SIZES, size))]
-    return [Thing(*facts) if ok else None for ok, *facts in zip(sure, *names, x, y, strict=True)]
+    return [Object(*facts) if ok else None for ok, *facts in zip(sure, *names, x, y, strict=True)]

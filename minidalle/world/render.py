@@ -1,21 +1,20 @@
-"""The world: scenes of one or two plain objects, drawn as pictures of any size.
+"""How a scene is drawn: shapes by their signed distance, anti-aliased, at any size.
 
-A scene is data, its caption is in captions.py, and oracle.py reads the picture back. Positions and radii are in
-units of half the canvas: x runs from -1 (left) to 1 (right), y from -1 (top) to 1 (bottom).
+Positions and radii are in units of half the canvas: x from -1 (left) to 1 (right), y from -1 (top) to 1 (bottom).
 """
 
 import torch
 
-from minidalle.world.scenes import _BACKGROUNDS, _COLORS, BACKGROUNDS, COLORS, SHAPES, SIZES, Scene, Thing
+from minidalle.world.scenes import _BACKGROUNDS, _COLORS, BACKGROUNDS, COLORS, SHAPES, SIZES, Object, Scene
 
 PAIR_SCALE = 0.85  # two objects are drawn a little smaller, so that any two fit without touching
 CROSS_ARM = 0.34  # half the width of a cross's arm, as a share of its radius
 RING_HOLE = 0.52  # radius of a ring's hole, likewise
 
 
-def radius(scene: Scene, thing: Thing) -> float:
-    """Give half the extent of a thing as it is drawn in a scene."""
-    return SIZES[thing.size] * (PAIR_SCALE if len(scene.things) == 2 else 1.0)
+def radius(scene: Scene, item: Object) -> float:
+    """Give half the extent of an object as it is drawn in a scene."""
+    return SIZES[item.size] * (PAIR_SCALE if len(scene.objects) == 2 else 1.0)
 
 
 def signed_distance(shape: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -37,7 +36,7 @@ def signed_distance(shape: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tenso
 
 
 def coverage(shape: str, x: torch.Tensor, y: torch.Tensor, radius: torch.Tensor, size: int) -> torch.Tensor:
-    """Draw the share of each pixel that things of one shape cover.
+    """Draw the share of each pixel that objects of one shape cover.
 
     Args:
         shape: one of SHAPES.
@@ -74,13 +73,13 @@ def render(scenes: list[Scene], size: int = 32) -> torch.Tensor:
     palette = as_range(COLORS)
     for layer in (0, 1):
         for shape in SHAPES:
-            rows = [i for i, s in enumerate(scenes) if len(s.things) > layer and s.things[layer].shape == shape]
+            rows = [i for i, s in enumerate(scenes) if len(s.objects) > layer and s.objects[layer].shape == shape]
             if not rows:
                 continue
-            things = [scenes[i].things[layer] for i in rows]
-            radii = [radius(scenes[i], thing) for i, thing in zip(rows, things, strict=True)]
-            placed = torch.tensor([(thing.x, thing.y, r) for thing, r in zip(things, radii, strict=True)])
+            objects = [scenes[i].objects[layer] for i in rows]
+            radii = [radius(scenes[i], item) for i, item in zip(rows, objects, strict=True)]
+            placed = torch.tensor([(item.x, item.y, r) for item, r in zip(objects, radii, strict=True)])
             alpha = coverage(shape, *placed.unbind(1), size)[:, None]  # (rows, 1, H, W)
-            color = palette[[_COLORS.index(thing.color) for thing in things]][:, :, None, None]
+            color = palette[[_COLORS.index(item.color) for item in objects]][:, :, None, None]
             images[rows] += alpha * (color - images[rows])
     return images

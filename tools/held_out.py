@@ -18,7 +18,7 @@ from minidalle.evaluation import report
 from minidalle.world import oracle
 from minidalle.world.captions import matches
 from minidalle.world.render import render
-from minidalle.world.scenes import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, PLACES, SHAPES, SIZES, Scene, Thing
+from minidalle.world.scenes import BACKGROUNDS, COLORS, HELD_OUT_PAIRS, PLACES, SHAPES, SIZES, Scene, Object
 
 Points = dict[tuple[str, str], torch.Tensor]  # (N, D) for each (color, shape), row by row in the same surroundings
 
@@ -29,7 +29,7 @@ def pictures(clip: CLIP) -> Points:
     around = [(size, *place, ground) for size in SIZES for place in PLACES.values() for ground in BACKGROUNDS]
 
     def embed(color: str, shape: str) -> torch.Tensor:
-        return clip.encode_image(render([Scene((Thing(shape, color, size, x, y),), g) for size, x, y, g in around]))
+        return clip.encode_image(render([Scene((Object(shape, color, size, x, y),), g) for size, x, y, g in around]))
 
     return {(color, shape): embed(color, shape) for color in COLORS for shape in SHAPES}
 
@@ -63,14 +63,14 @@ def nearest_shapes(points: Points) -> tuple[float, str, str]:
 
 
 def failures(pipe: MiniDalle, n: int) -> dict[tuple[str, str], str]:
-    """Draw held-out prompts of one thing, and count for each combination how many fail, of how many."""
-    asked = report.draw_prompts(n, 0.0, True, "report/one thing, held out/0")  # those of the report card
+    """Draw held-out prompts of one object, and count for each combination how many fail, of how many."""
+    asked = report.draw_prompts(n, 0.0, True, "report/one object, held out/0")  # those of the report card
     read = oracle.read(report.paint_all(report.pipeline_painter(pipe), [prompt.caption for prompt in asked]))
     drawn, failed = Counter(), Counter()
     for prompt, scene in zip(asked, read, strict=True):
-        thing = prompt.scene.things[0]
-        drawn[thing.color, thing.shape] += 1
-        failed[thing.color, thing.shape] += not all(matches(prompt.description, scene).values())
+        item = prompt.scene.objects[0]
+        drawn[item.color, item.shape] += 1
+        failed[item.color, item.shape] += not all(matches(prompt.description, scene).values())
     return {pair: f"{failed[pair]} of {drawn[pair]}" for pair in drawn}
 
 

@@ -104,7 +104,7 @@ def build_stack(peer: ModuleType, clip, settings: Settings):
 def draw(stage: str, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw what `quick` draws for a stage: captions, all of full length as it attends to padding, and pictures."""
     more = {"twins": True, "full_captions": 0.5} if stage == "clip" else {}
-    world = World(32, len(SHARES) * seed + list(SHARES).index(stage), two_things=0.0, **more)
+    world = World(32, len(SHARES) * seed + list(SHARES).index(stage), two_objects=0.0, **more)
     batch = world.batch(step, BATCH[stage])
     return F.pad(batch.tokens, (0, LENGTH - batch.tokens.shape[1])), (batch.images + 1) / 2
 
@@ -147,7 +147,7 @@ def paint(stack, settings: Settings, guidance: float, captions: list[str], seed:
 def measure(stack, settings: Settings, n: int, seed: int, sheet: Path | None) -> list[str]:
     """Score seen and held-out prompts at each guidance; give exact matches, and seconds a picture at the last one."""
     cells = []
-    for kind in ("one thing, seen", "one thing, held out"):
+    for kind in ("one object, seen", "one object, held out"):
         asked, cell, drawn = report.draw_prompts(n, 0.0, kind.endswith("out"), f"report/{kind}/{seed}"), [], []
         captions = [prompt.caption for prompt in asked]
         for guidance in GUIDANCE:

@@ -1,0 +1,89 @@
+"""What users hand over, brought to the types that the package computes with, or refused in a sentence."""
+
+import math
+import operator
+from collections.abc import Sequence
+
+NO_NUMBER = (bool, str, bytes, bytearray)
+
+
+def whole_number(value: object, what: str, low: int = 1, high: int | None = None) -> int:
+    """Take a whole number of any type: Python's, numpy's, a tensor of one element, a fraction that is whole.
+
+    Args:
+        value: what was given; truth values and texts are no numbers.
+        what: its name, as the sentence says it.
+        low, high: the least and the greatest that is allowed.
+
+    Raises: ValueError: says what was found and what was expected.
+    """
+    number = whole_part(plain(value))
+    if number is None or number < low or (high is not None and number > high):
+        bounds = f" from {low} to {high}" if high is not None else f", {low} or more,"
+        raise ValueError(f"{what} is {shown(value)}; a whole number{bounds} was expected.")
+    return number
+
+
+def whole_part(value: object) -> int | None:
+    """Turn a number that is whole into an int; None where it is no number, or no whole one."""
+    if isinstance(value, NO_NUMBER):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    try:  # first as a float, since the int of Decimal("1e999999999") fills the memory
+        return int(value) if math.isfinite(float(value)) and int(value) == value else None
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+
+
+def finite_number(value: object, what: str) -> float:
+    """Take a finite number of any real type; truth values and texts are none.
+
+    Raises: ValueError: says what was found.
+    """
+    found = plain(value)
+    try:
+        number = math.nan if isinstance(found, NO_NUMBER) else float(found)
+    except (TypeError, ValueError, ArithmeticError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {shown(value)}; a finite number was expected.")
+    return number
+
+
+def texts(value: object, what: str) -> list[str]:
+    """Take one text or several, in a list, a tuple or an array.
+
+    Raises: ValueError: when there is none, or something that is no text (its place is named).
+    """
+    found = plain(value)
+    if isinstance(found, str):
+        return [str(found)]
+    found = found.tolist() if callable(getattr(found, "tolist", None)) else found
+    if not isinstance(found, Sequence) or isinstance(found, NO_NUMBER):
+        raise ValueError(f"{what} is of type {type(value).__name__}; a text or a list of texts was expected.")
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise ValueError(f"{what} number {i} is of type {type(text).__name__}; a text was expected.")
+    if not found:
+        raise ValueError(f"{what} is an empty list; one text or more was expected.")
+    return [str(text) for text in found]
+
+
+def plain(value: object) -> object:
+    """Bring what numpy or torch wrap around a single value to Python's own type; anything else stays as it is."""
+    try:
+        return value.item() if math.prod(getattr(value, "shape", ())) == 1 else value
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return value
+
+
+def shown(value: object) -> str:
+    """Show a value in at most 60 printable characters."""
+    try:
+        text = " ".join(repr(plain(value)).split())
+    except Exception:  # whatever a foreign __repr__ raises; Python itself refuses whole numbers of 4,300 digits
+        text = f"a {type(value).__name__} that cannot be shown"
+    return "".join(c if c.isprintable() else "?" for c in text[:60])

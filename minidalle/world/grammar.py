@@ -1,0 +1,222 @@
+"""From words to facts: what a prompt asks for, however it is worded, or which part of it is not understood.
+
+A prompt is cut into words, phrases become tokens of one meaning each, and the tokens are read from left to right. What
+has no meaning here, and is no filler, is refused by name: a part of a prompt is never dropped.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from minidalle.world.captions import OPPOSITES, WORDS, Description, SaidObject, write
+from minidalle.world.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES
+
+KINDS = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES)}
+MAX_LENGTH = 300  # characters of a prompt
+
+# Words beside those of captions.WORDS that mean a fact
+SYNONYMS = {
+    "circle": "disk dot circular round",
+    "triangle": "triangular",
+    "diamond": "rhombus lozenge",
+    "ring": "doughnut annulus",
+    "small": "tiny mini smaller",
+    "large": "huge giant larger",
+    "cyan": "turquoise aqua",
+}
+# Longest phrases first; each is read as the words behind it. {ground} stands for the name of a background
+PHRASES = (
+    (r"(?:the )?(?:background|backdrop|canvas) (?:is|being|in|of|colou?red) (?:a )?{ground}", r"ground-\1"),
+    (r"(?:up)?(?:on|against|with|over|in front of|in|before) (?:a |an |the )?(?:plain |solid )?{ground}"
+     r"(?: colou?red)?(?: (?:background|backdrop|canvas|ground))?(?= |$)", r"ground-\1"),
+    (r"{ground}(?: colou?red)? (?:background|backdrop|canvas)", r"ground-\1"),
+    (r"(?:is |lies |sits )?(?:directly )?(?:on top of|above|over|atop|higher than)", "above"),
+    (r"(?:is |lies |sits )?(?:directly )?(?:below|under|underneath|beneath|lower than)", "below"),
+    (r"(?:is |lies |sits )?(?:directly )?(?:(?:to|on|at) the )?(left|right)(?: hand)?(?: side)? (?:of|from)"
+     r"(?! the (?:picture|image|canvas|frame|scene))", r"\1-of"),
+    (r"right(?= (?:in|at|on) the )", ""),
+    (r"backdrop|canvas", "background"),
+    (r"left hand", "left"),
+    (r"right hand", "right"),
+)  # fmt: skip
+PLACE_WORDS = {
+    "top": "top upper uppermost",
+    "bottom": "bottom lower lowermost",
+    "left": "left leftmost",
+    "right": "right rightmost",
+    "center": "center centre middle mid central centered centred",
+}
+ARTICLES = frozenset("a an another one some".split())
+NOUNS = frozenset("shape object thing figure form item something".split())
+FILLERS = frozenset(
+    "please draw paint show render make create generate give want would like need to see me us i us you can could "
+    "the at in on of is are be it its that this which with has having there here and "
+    "picture image drawing scene painting frame corner side edge part area region half position spot place "
+    "placed located positioned sitting lying standing appearing put set just simple single exactly only "
+    "color colour colored coloured size sized shaped".split()
+)
+ASIDE = frozenset("and , ;".split())
+RELATIONS = frozenset((*(relation.replace(" ", "-") for relation in OPPOSITES),))
+
+_FACTS = {word: (kind, fact) for kind, facts in KINDS.items() for fact in facts
+          for word in (fact, *WORDS.get(fact, ()), *SYNONYMS.get(fact, "").split()) if " " not in word}  # fmt: skip
+_PLACES = {word: place for place, words in PLACE_WORDS.items() for word in words.split()}
+_GROUNDS = {word: name for name in BACKGROUNDS for word in (name, *WORDS.get(name, ()))}
+_KNOWN = {"background", *_FACTS, *_PLACES, *_GROUNDS, *ARTICLES, *NOUNS, *FILLERS, *RELATIONS, "above", "below"}
+_PATTERNS = [
+    (re.compile(rf"(?<!\S){pattern.replace('{ground}', '(' + '|'.join(_GROUNDS) + ')')}(?!\S)"), meaning)
+    for pattern, meaning in PHRASES
+]
+
+
+@dataclass
+class _Item:
+    """An object while it is read: its facts, its place, whether it has been named by a noun."""
+
+    facts: dict = field(default_factory=dict)
+    place: list = field(default_factory=list)
+    named: bool = False
+
+
+def parse(prompt: str) -> Description:
+    """Read the facts out of a prompt.
+
+    Raises: ValueError: names the part that is not understood, and gives a sentence near to the prompt that is.
+    """
+    tokens = tokens_of(prompt)
+    unknown = [token for token in tokens if token not in _KNOWN and not token.startswith("ground-") and token != ","]
+    if unknown:
+        raise ValueError(refusal(prompt, tokens, unknown))
+    items, relation, ground, relation_first = [_Item()], None, None, False
+    for i, token in enumerate(tokens):
+        item, rest = items[-1], tokens[i + 1 :]
+        if token.startswith("ground-"):
+            name = _GROUNDS[token.removeprefix("ground-")]
+            if ground not in (None, name):
+                raise ValueError(f'"{prompt}" gives two backgrounds, {ground} and {name}; name one.')
+            ground = name
+        elif token in RELATIONS:
+            if relation:
+                raise ValueError(f'"{prompt}" gives two relations; say where the first object stands to the second.')
+            relation = token.replace("-", " ")
+            relation_first = not item.facts and not item.named
+            if not relation_first:
+                items.append(_Item())
+        elif token in _FACTS:
+            kind, fact = _FACTS[token]
+            if rest[:1] == ["background"]:
+                continue  # the next token says so
+            if item.facts.get(kind, fact) != fact:
+                first = item.facts[kind]
+                raise ValueError(
+                    f'"{prompt}" gives one object two {kind}s, {first} and {fact}; '
+                    'say "and a" or a relation between two objects.'
+                )
+            item.facts[kind] = fact
+            item.named |= kind == "shape"
+        elif token in NOUNS:
+            item.named = True
+        elif token == "background":
+            raise ValueError(
+                f'"{prompt}" gives a background that is none of {", ".join(BACKGROUNDS)}; name one of those.'
+            )
+        elif token in _PLACES:
+            item.place.append(_PLACES[token])
+        elif token in _GROUNDS:
+            raise ValueError(
+                f'"{token}" is no color of an object in "{prompt}"; objects are {", ".join(COLORS)}. '
+                f'For the background say "on a {_GROUNDS[token]} background".'
+            )
+        elif item.named and (token in ARTICLES or token in ASIDE) and begins_object(rest, token):
+            items.append(_Item())
+    return describe_items(prompt, items, relation, relation_first, ground)
+
+
+def tokens_of(prompt: str) -> list[str]:
+    """Cut a prompt into words, and replace phrases by tokens of one meaning."""
+    if len(prompt) > MAX_LENGTH:
+        raise ValueError(f"The prompt has {len(prompt)} characters; at most {MAX_LENGTH} are read: say less.")
+    text = re.sub(r"[-_/]", " ", prompt.lower().replace("’", "'"))
+    text = " ".join(re.sub(r"([,;])", r" , ", re.sub(r"[.!?:\"“”'()]", " ", text)).split())
+    for pattern, meaning in _PATTERNS:
+        text = pattern.sub(meaning, text)
+    return text.split()
+
+
+def begins_object(rest: list[str], token: str) -> bool:
+    """Tell whether what follows an article, a comma or "and" names one more object."""
+    for later in rest:
+        if later in ASIDE or later in RELATIONS or (later in ARTICLES and token in ARTICLES):
+            return False
+        if later in ("color", "colour", "size", "background"):
+            return False
+        if later in NOUNS or _FACTS.get(later, ("",))[0] == "shape":
+            return True
+    return False
+
+
+def describe_items(
+    prompt: str, items: list[_Item], relation: str | None, relation_first: bool, ground: str | None
+) -> Description:
+    """Put together what was read, or say what does not fit."""
+    if len(items) > 2:
+        raise ValueError(f'"{prompt}" names {len(items)} objects; name one or two.')
+    if any(not item.facts and not item.named for item in items):
+        found = "one object where it announces two" if len(items) == 2 and any(i.facts for i in items) else "no object"
+        raise ValueError(f'"{prompt}" names {found}; name each, such as "a red circle" or "a shape".')
+    if relation and len(items) == 1:
+        raise ValueError(f'"{prompt}" says "{relation}" of one object; name the other, such as "a blue square".')
+    if relation_first and relation:
+        relation = OPPOSITES[relation]
+    places = [place_of(prompt, item.place) for item in items]
+    if len(items) == 2 and any(places):
+        implied = {("left", "right"): "left of", ("right", "left"): "right of", ("top", "bottom"): "above",
+                   ("bottom", "top"): "below"}.get(tuple(places))  # fmt: skip
+        if relation is not None or implied is None:
+            raise ValueError(f'"{prompt}" gives two objects one place; give them a relation, such as "above".')
+        relation, places = implied, [None, None]
+    objects = tuple(SaidObject(**item.facts) for item in items)
+    return Description(objects, places[0], relation, ground)
+
+
+def place_of(prompt: str, words: list[str]) -> str | None:
+    """Name the place that words such as top and left give together."""
+    found = list(dict.fromkeys(words))
+    if {"top", "bottom"} <= set(found) or {"left", "right"} <= set(found):
+        raise ValueError(f'"{prompt}" gives two places, {" and ".join(found)}; name one.')
+    sides = [side for side in ("top", "bottom", "left", "right") if side in found]
+    return " ".join(sides) or ("center" if found else None)
+
+
+def refusal(prompt: str, tokens: list[str], unknown: list[str]) -> str:
+    """Say what was not understood, and what would be."""
+    names = ", ".join(f'"{word:.40}"' for word in dict.fromkeys(unknown))
+    verb = "is" if len(set(unknown)) == 1 else "are"
+    near = {
+        word: difflib.get_close_matches(word, [w for w in _KNOWN if "-" not in w], n=1, cutoff=0.75) for word in unknown
+    }
+    mended = " ".join(near[t][0] if near.get(t) else t for t in tokens if t not in unknown or near[t])
+    try:
+        sentence = write(parse(mended.replace("ground-", "on a ")))
+    except (ValueError, RecursionError):
+        sentence = "a red circle above a blue square"
+    return f'{names} {verb} not understood in "{prompt:.80}". Understood is, for example, "{sentence}".'
+
+
+def scene_language(world: dict) -> Callable[[str], str]:
+    """Give what brings prompts into the words that a system was trained on.
+
+    Args:
+        world: what its models say of the world; two_objects above 0 where they have met scenes of two objects.
+
+    Returns: a function from a prompt to a caption, in the usual words and order of write.
+    """
+
+    def rephrase(prompt: str) -> str:
+        description = parse(prompt)
+        if len(description.objects) == 2 and not world.get("two_objects"):
+            raise ValueError(f'"{prompt}" names two objects; these weights have learned to draw one: name one.')
+        return write(description)
+
+    return rephrase
