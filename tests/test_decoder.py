@@ -1,4 +1,4 @@
-"""The decoder: what it is told reaches the picture, and what is hidden does not."""
+"""The decoder: what it is conditioned on reaches the picture, and what is hidden does not."""
 
 import pytest
 import torch
@@ -6,9 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from minidalle.decoder import Decoder, DecoderConfig
+from minidalle.layers import TextEncoding, scale_embedding
 from minidalle.unet import UNetConfig
 
-UNET = UNetConfig(image_size=16, channels=8, channel_mults=(1, 2), num_blocks=1, attention_levels=(1,), emb_dim=12, context_dim=10)  # fmt: skip  # noqa: E501
+UNET = UNetConfig(
+    image_size=16, channels=8, channel_mults=(1, 2), num_blocks=1, attention_levels=(1,), emb_dim=12, context_dim=10
+)
 CONFIG = DecoderConfig(UNET, embed_dim=8, text_width=14)
 B, L = 3, 5
 MASK = torch.arange(L) < torch.tensor([[1], [3], [L]])
@@ -24,22 +27,26 @@ def awake() -> Decoder:
     return decoder
 
 
-def inputs() -> dict[str, torch.Tensor]:
+def caption(mask: torch.Tensor = MASK, states: torch.Tensor | None = None) -> TextEncoding:
+    """Make the encoding of three captions; the decoder does not look at z_text."""
+    return TextEncoding(torch.zeros(B, 8), torch.randn(*mask.shape, 14) if states is None else states, mask)
+
+
+def inputs() -> dict:
     return {
         "x_t": torch.randn(B, 3, 16, 16),
         "t": torch.tensor([0, 400, 999]),
         "z_image": F.normalize(torch.randn(B, 8), dim=-1),
-        "text_states": torch.randn(B, L, 14),
-        "mask": MASK,
+        "text": caption(),
     }
 
 
-def other_image() -> dict[str, torch.Tensor]:
+def other_image() -> dict:
     return {"z_image": F.normalize(torch.randn(B, 8), dim=-1)}
 
 
-def other_caption() -> dict[str, torch.Tensor]:
-    return {"text_states": torch.randn(B, L, 14), "mask": MASK.flip(0)}
+def other_caption() -> dict:
+    return {"text": caption(MASK.flip(0))}
 
 
 def differs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -61,30 +68,30 @@ def test_it_looks_at_picture_and_caption():
 
 def test_a_hidden_picture_leaves_no_trace_and_the_caption_stays():
     decoder, given = awake(), inputs()
-    before = decoder(**given, drop_image=ALL)
-    torch.testing.assert_close(decoder(**given | other_image(), drop_image=ALL), before)
-    assert differs(decoder(**given | other_caption(), drop_image=ALL), before).all()
+    before = decoder(**given, hide_image=ALL)
+    torch.testing.assert_close(decoder(**given | other_image(), hide_image=ALL), before)
+    assert differs(decoder(**given | other_caption(), hide_image=ALL), before).all()
 
 
 def test_a_hidden_caption_leaves_no_trace_not_even_its_length_and_the_picture_stays():
     decoder, given = awake(), inputs()
-    before = decoder(**given, drop_text=ALL)
-    longer = {"text_states": torch.randn(B, L + 3, 14), "mask": torch.ones(B, L + 3, dtype=torch.bool)}
-    for caption in (other_caption(), longer):
-        torch.testing.assert_close(decoder(**given | caption, drop_text=ALL), before, rtol=1e-4, atol=1e-4)
-    assert differs(decoder(**given | other_image(), drop_text=ALL), before).all()
+    before = decoder(**given, hide_text=ALL)
+    longer = {"text": caption(torch.ones(B, L + 3, dtype=torch.bool))}
+    for other in (other_caption(), longer):
+        torch.testing.assert_close(decoder(**given | other, hide_text=ALL), before, rtol=1e-4, atol=1e-4)
+    assert differs(decoder(**given | other_image(), hide_text=ALL), before).all()
 
 
 def test_with_both_hidden_only_noise_and_timestep_are_left():
     decoder, given = awake(), inputs()
-    before = decoder(**given, drop_image=ALL, drop_text=ALL)
-    told = decoder(**given | other_image() | other_caption(), drop_image=ALL, drop_text=ALL)
-    torch.testing.assert_close(told, before)
+    before = decoder(**given, hide_image=ALL, hide_text=ALL)
+    other = decoder(**given | other_image() | other_caption(), hide_image=ALL, hide_text=ALL)
+    torch.testing.assert_close(other, before)
     for change in ({"x_t": torch.randn(B, 3, 16, 16)}, {"t": given["t"] // 2 + 1}):
-        assert differs(decoder(**given | change, drop_image=ALL, drop_text=ALL), before).all()
+        assert differs(decoder(**given | change, hide_image=ALL, hide_text=ALL), before).all()
 
 
-@pytest.mark.parametrize("name", ["drop_image", "drop_text"])
+@pytest.mark.parametrize("name", ["hide_image", "hide_text"])
 def test_hiding_is_done_row_by_row(name):
     decoder, given = awake(), inputs()
     found, shown, hidden = (decoder(**given, **{name: rows}) for rows in (SOME, ~ALL, ALL))
@@ -95,17 +102,15 @@ def test_hiding_is_done_row_by_row(name):
 
 def test_masked_words_do_not_matter():
     decoder, given = awake(), inputs()
-    states = torch.where(MASK[..., None], given["text_states"], torch.randn(B, L, 14))
-    torch.testing.assert_close(decoder(**given | {"text_states": states}), decoder(**given))
+    states = torch.where(MASK[..., None], given["text"].states, torch.randn(B, L, 14))
+    torch.testing.assert_close(decoder(**given | {"text": caption(states=states)}), decoder(**given))
 
 
 def test_the_length_of_the_padding_does_not_matter():
     decoder, given = awake(), inputs()
-    padded = given | {
-        "text_states": torch.cat([given["text_states"], torch.randn(B, 4, 14)], dim=1),
-        "mask": torch.cat([MASK, torch.zeros(B, 4, dtype=torch.bool)], dim=1),
-    }
-    torch.testing.assert_close(decoder(**padded), decoder(**given), rtol=1e-4, atol=1e-4)
+    states = torch.cat([given["text"].states, torch.randn(B, 4, 14)], dim=1)
+    padded = {"text": caption(torch.cat([MASK, torch.zeros(B, 4, dtype=torch.bool)], dim=1), states)}
+    torch.testing.assert_close(decoder(**given | padded), decoder(**given), rtol=1e-4, atol=1e-4)
 
 
 def test_z_image_becomes_four_tokens_beside_the_captions():
@@ -113,7 +118,7 @@ def test_z_image_becomes_four_tokens_beside_the_captions():
     decoder.unet.register_forward_pre_hook(lambda module, args: seen.append(args))
     decoder(**given)
     decoder(**given | other_image())
-    decoder(**given, drop_text=ALL)
+    decoder(**given, hide_text=ALL)
     (_, _, emb, context, mask), (_, _, other_emb, other_context, _), (_, _, _, _, hidden_mask) = seen
     assert context.shape == (B, 4 + L, UNET.context_dim) and emb.shape == (B, UNET.emb_dim)
     assert torch.equal(mask, torch.cat([torch.ones(B, 4, dtype=torch.bool), MASK], dim=1))
@@ -122,15 +127,37 @@ def test_z_image_becomes_four_tokens_beside_the_captions():
     assert torch.equal(other_context[:, 4:], context[:, 4:])
 
 
+def test_z_image_enters_with_coordinates_as_large_as_noise():
+    decoder, given, seen = awake(), inputs(), []
+    for layer in (decoder.image_to_emb, decoder.image_to_tokens):
+        layer.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    decoder(**given)
+    for z in seen:
+        torch.testing.assert_close(z, scale_embedding(given["z_image"]))
+        torch.testing.assert_close(z.norm(dim=1), torch.full((B,), 8**0.5))
+
+
+def test_the_captions_last_state_joins_the_timestep():
+    decoder, given, seen = awake(), inputs(), []
+    decoder.unet.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
+    decoder(**given)
+    decoder(**given, hide_text=ALL)
+    from_caption = decoder.text_to_emb(torch.stack([given["text"].states[i, n] for i, n in enumerate((0, 2, L - 1))]))
+    torch.testing.assert_close(seen[0] - seen[1], from_caption)
+
+
 def test_a_batch_is_its_members_one_by_one():
-    decoder, given = awake(), inputs() | {"drop_image": SOME, "drop_text": ~SOME}
-    rows = [decoder(**{name: value[i : i + 1] for name, value in given.items()}) for i in range(B)]
+    decoder, given = awake(), inputs() | {"hide_image": SOME, "hide_text": ~SOME}
+    rows = []
+    for i in range(B):
+        text = given["text"].map(lambda x, i=i: x[i, None])
+        rows.append(decoder(**{name: value[i, None] for name, value in given.items() if name != "text"}, text=text))
     torch.testing.assert_close(decoder(**given), torch.cat(rows), rtol=1e-4, atol=1e-4)
 
 
 def test_every_parameter_gets_a_gradient():
     decoder = awake()
-    decoder(**inputs(), drop_image=SOME, drop_text=~SOME).square().sum().backward()
+    decoder(**inputs(), hide_image=SOME, hide_text=~SOME).square().sum().backward()
     assert [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

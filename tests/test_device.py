@@ -1,14 +1,18 @@
 """The choice of device and precision, on machines that this one is not."""
 
-import itertools
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from minidalle.device import autocast, bfloat16_pays, half_precision, pick_device
+from minidalle.device import autocast, half_precision, pick_device, threads
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked(monkeypatch) -> None:
+    """Let no variable of this machine's decide."""
+    monkeypatch.delenv("MINIDALLE_DTYPE", raising=False)
 
 
 @pytest.fixture
@@ -70,59 +74,64 @@ def test_cuda_computes_in_the_sixteen_bits_that_it_has(monkeypatch, native, dtyp
     assert half_precision(torch.device("cuda")) == dtype
 
 
-@pytest.mark.parametrize("native,pays,dtype", [(True, True, torch.bfloat16), (True, False, None), (False, True, None)])
-def test_a_processor_uses_sixteen_bits_only_where_it_is_fast_at_it(monkeypatch, native, pays, dtype):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
-    monkeypatch.setattr("minidalle.device.bfloat16_pays", lambda: pays)
+@pytest.mark.parametrize(("tiles", "dtype"), [(True, torch.bfloat16), (False, None)])
+def test_a_processor_uses_sixteen_bits_only_where_it_has_tiles(monkeypatch, tiles, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
     assert half_precision(torch.device("cpu")) == dtype
     with autocast(torch.device("cpu")):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (dtype or torch.float32)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """Pretend that products in bfloat16 and float32, one after the other, take so long each."""
-
-    def pretend(*seconds: int) -> None:
-        spent = itertools.accumulate(itertools.chain(*([0, each] for each in seconds)))
-        monkeypatch.setattr("minidalle.device.time.process_time", lambda: next(spent))
-        bfloat16_pays.cache_clear()
-
-    yield pretend
-    bfloat16_pays.cache_clear()
+def test_a_torch_that_knows_no_tiles_computes_in_full_precision(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert half_precision(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("half,full,pays", [(1, 2, True), (2, 1, False), (0, 0, False)])
-def test_the_faster_precision_is_found_by_the_clock(clock, half, full, pays):
-    clock(*[9, 8] * 4, half, full, *[7, 9] * 5)  # whatever else keeps the processor busy, the least counts
-    assert bfloat16_pays() is pays
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize(
+    ("asked", "dtype"), [("float32", None), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
+)
+def test_the_environment_decides_the_precision(monkeypatch, kind, asked, dtype):
+    monkeypatch.setenv("MINIDALLE_DTYPE", asked)
+    assert half_precision(torch.device(kind)) == dtype
 
 
-def test_the_clock_is_asked_once(clock):
-    clock(*[1, 2] * 10)  # and has nothing more to say
-    assert bfloat16_pays() and bfloat16_pays()
+@pytest.mark.parametrize("asked", ["fp16", "float64", "half"])
+def test_an_unknown_precision_is_refused(monkeypatch, asked):
+    monkeypatch.setenv("MINIDALLE_DTYPE", asked)
+    with pytest.raises(ValueError, match=f'MINIDALLE_DTYPE is "{asked}"; choose float32, bfloat16 or float16'):
+        half_precision(torch.device("cpu"))
 
 
-def test_what_surrounds_the_first_question_changes_nothing(clock, monkeypatch):
-    results, product = [], torch.Tensor.__matmul__
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: results.append(product(a, b)))
-    clock(*[1, 2] * 10)
-    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
-        assert bfloat16_pays()
-    assert {result.dtype for result in results} == {torch.bfloat16, torch.float32}
-    assert {result.device.type for result in results} == {"cpu"}
+@pytest.mark.parametrize(("dtype", "found"), [(None, torch.float32), (torch.bfloat16, torch.bfloat16)])
+def test_a_precision_that_is_named_is_used(dtype, found):
+    with autocast(torch.device("cpu"), dtype):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == found
 
 
 def test_mps_stays_at_full_precision():
     assert half_precision(torch.device("mps")) is None
 
 
-@pytest.mark.parametrize("own", [None, "7"])
-def test_waiting_threads_leave_the_processor_to_others_unless_the_user_says_otherwise(own):
-    env = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"} | (
-        {"GOMP_SPINCOUNT": own} if own else {}
-    )
-    watch = "import sys, os\nimport minidalle\nprint(os.environ['GOMP_SPINCOUNT'])"
-    done = subprocess.run([sys.executable, "-c", watch], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == (own or "10000")
+def test_the_number_of_threads_comes_back():
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError), threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise RuntimeError
+    assert torch.get_num_threads() == before
+
+
+WATCH = """
+import os, random, torch
+before = dict(os.environ), torch.get_num_threads(), torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
+states = random.getstate(), torch.get_rng_state().tolist()
+import minidalle, minidalle.cli, minidalle.course, minidalle.evaluation.report
+after = dict(os.environ), torch.get_num_threads(), torch.get_default_dtype(), torch.backends.cudnn.allow_tf32
+assert before == after and states == (random.getstate(), torch.get_rng_state().tolist())
+"""
+
+
+def test_importing_the_package_changes_nothing_outside_it():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WATCH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """The forward process and its arithmetic, against diffusers, Bayes' rule and closed forms."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidalle.diffusion import PREDICTIONS, SCHEDULES, GaussianDiffusion, guided
+from minidalle.diffusion import PREDICTIONS, SCHEDULES, DiffusionConfig, GaussianDiffusion, guided
 
 SHAPES = [(6, 5), (6, 3, 4, 4)]  # vectors and pictures
 TIMESTEPS = torch.tensor([0, 1, 10, 300, 700, 990])
@@ -156,6 +157,33 @@ def test_guesses_are_clipped_where_asked():
     assert torch.equal(diffusion.p_x_start(lambda x, t: x, x_t, TIMESTEPS, clip_x_start=False), x_t)
 
 
+@pytest.mark.parametrize("shape", [(6, 3, 5), (6, 3, 2, 4)])
+def test_rows_of_an_example_may_have_timesteps_of_their_own(shape):
+    """A t of shape (B, K) is as good as B * K examples."""
+    diffusion, x_start, noise = build(), torch.randn(shape), torch.randn(shape)
+    t = torch.randint(1000, (6, 3))
+    flat = diffusion.q_sample(x_start.flatten(0, 1), t.flatten(), noise.flatten(0, 1))
+    assert torch.equal(diffusion.q_sample(x_start, t, noise).flatten(0, 1), flat)
+    found = diffusion.training_loss(lambda x_t, t: x_t, x_start, t, noise)
+    expected = diffusion.training_loss(lambda x_t, t: x_t, x_start.flatten(0, 1), t.flatten(), noise.flatten(0, 1))
+    assert found.shape == (6, 3)
+    torch.testing.assert_close(found.flatten(), expected)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_config_builds_the_process_that_it_names(schedule, prediction):
+    found, expected = DiffusionConfig(schedule, 200, prediction).build(), build(schedule, prediction, 200)
+    assert torch.equal(found.betas, expected.betas) and found.num_timesteps == 200
+    assert found.prediction == prediction
+    assert not found.state_dict()  # made from the config, so no part of a model's weights
+
+
+def test_a_schedule_that_is_none_is_refused():
+    with pytest.raises(ValueError, match='"quadratic" is no noise schedule; choose one of linear, cosine'):
+        DiffusionConfig("quadratic")
+
+
 def test_a_prediction_that_is_none_is_refused():
     with pytest.raises(ValueError, match='"noise" is no prediction target; choose one of x_start, eps, v'):
         build(prediction="noise")
@@ -175,13 +203,13 @@ def unconditional(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return x_t.square() - t[:, None]
 
 
-def network(x_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    return torch.where(hidden[:, None], unconditional(x_t, t), conditional(x_t, t))
+def network(x_t: torch.Tensor, t: torch.Tensor, hide: torch.Tensor) -> torch.Tensor:
+    return torch.where(hide[:, None], unconditional(x_t, t), conditional(x_t, t))
 
 
 def test_guidance_of_one_asks_for_the_conditional_output_alone():
-    def never_hidden(x_t: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        assert len(x_t) == len(TIMESTEPS) and not hidden.any()
+    def never_hidden(x_t: torch.Tensor, t: torch.Tensor, hide: torch.Tensor) -> torch.Tensor:
+        assert len(x_t) == len(TIMESTEPS) and not hide.any()
         return conditional(x_t, t)
 
     x_t = torch.randn(6, 5)
@@ -201,7 +229,7 @@ def test_guidance_is_linear_in_its_scale(scale):
     torch.testing.assert_close(found, scale * c + (1 - scale) * u, rtol=1e-4, atol=0.05)
 
 
-@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, None, "much"])
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, None, "much", "2", True, torch.ones(2)])
 def test_guidance_that_is_not_finite_is_refused(scale):
-    with pytest.raises(ValueError, match=f"guidance_scale is {scale!r}; a finite number was expected"):
+    with pytest.raises(ValueError, match=rf"guidance_scale is {re.escape(repr(scale))}; a finite number was expected"):
         guided(network, scale)

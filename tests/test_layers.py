@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minidalle.layers import Attention, Transformer, timestep_embedding, zero_init
+from minidalle.layers import (
+    Attention,
+    TextEncoding,
+    Transformer,
+    attend,
+    scale_embedding,
+    timestep_embedding,
+    zero_init,
+)
 
 B, N, L, WIDTH, CONTEXT_WIDTH, HEADS = 3, 5, 7, 12, 8, 3
 MASK = torch.arange(L) < torch.tensor([[1], [4], [L]])  # (B, L)
@@ -104,6 +112,52 @@ def test_all_timesteps_are_told_apart():
     embedded = timestep_embedding(torch.arange(1000), 128)
     assert embedded.shape == (1000, 128) and embedded.dtype == torch.float32
     assert torch.pdist(embedded).min() > 0.1
+
+
+def test_timesteps_of_any_shape_are_embedded_alike():
+    t = torch.randint(1000, (3, 4))
+    assert torch.equal(timestep_embedding(t, 16), timestep_embedding(t.flatten(), 16).view(3, 4, 16))
+
+
+@pytest.mark.parametrize("mask", [None, MASK[:, None, None], torch.rand(B, 1, N, L) < 0.5])
+def test_the_written_out_formula_is_the_fused_kernel(mask):
+    q, k, v = torch.randn(B, HEADS, N, 4), torch.randn(B, HEADS, L, 4), torch.randn(B, HEADS, L, 4)
+    if mask is not None:
+        mask = mask | (torch.arange(L) == 0)  # a query that may look nowhere has no answer
+    torch.testing.assert_close(attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, mask))
+
+
+def test_a_mask_may_differ_from_query_to_query():
+    attention, x = Attention(WIDTH, HEADS), torch.randn(B, N, WIDTH)
+    mask = torch.rand(B, N, N) < 0.5
+    mask |= torch.eye(N, dtype=torch.bool)
+    expected, _ = of_pytorch(attention, WIDTH)(
+        x, x, x, need_weights=False, attn_mask=~mask.repeat_interleave(HEADS, dim=0)
+    )
+    torch.testing.assert_close(attention(x, mask=mask), expected)
+
+
+def encoding() -> TextEncoding:
+    return TextEncoding(torch.randn(B, 4), torch.randn(B, L, WIDTH), MASK)
+
+
+def test_the_end_of_a_caption_is_its_last_real_token():
+    text = encoding()
+    assert torch.equal(text.end, torch.stack([text.states[0, 0], text.states[1, 3], text.states[2, L - 1]]))
+
+
+def test_repeating_and_tiling_keep_each_caption_whole():
+    text = encoding()
+    for found, rows in ((text.repeat(2), [0, 0, 1, 1, 2, 2]), (text.tile(2), [0, 1, 2, 0, 1, 2])):
+        for name in ("z_text", "states", "mask"):
+            assert torch.equal(getattr(found, name), getattr(text, name)[rows]), name
+
+
+def test_scaled_embeddings_are_as_large_as_the_noise():
+    z = F.normalize(torch.randn(64, 3, 8), dim=-1)
+    scaled = scale_embedding(z)
+    torch.testing.assert_close(scaled.square().mean(-1), torch.ones(64, 3))
+    torch.testing.assert_close(F.normalize(scaled, dim=-1), z)
 
 
 def test_zero_init_leaves_no_weight():

@@ -1,26 +1,43 @@
-"""The prior: who sees whom in its sequence, and what a hidden caption leaves behind."""
+"""The prior: which token looks at which, and what a hidden caption leaves behind."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from minidalle.prior import CANDIDATE_SLACK, DiffusionPrior, PriorConfig, choose_candidate, sight
+from minidalle.layers import TextEncoding
+from minidalle.prior import DiffusionPrior, PriorConfig, choose_candidate, sight
 
-CONFIG = PriorConfig(embed_dim=8, text_width=12, width=16, depth=2, num_heads=2)
-B, L = 4, 6
+CONFIG = PriorConfig(context_length=12, embed_dim=8, text_width=12, width=16, depth=2, num_heads=2)
+B, K, L = 4, 3, 6
 LENGTHS = torch.tensor([1, 3, 5, L])
 MASK = torch.arange(L) < LENGTHS[:, None]
-HIDDEN = torch.ones(B, dtype=torch.bool)
+ALL = torch.ones(B, dtype=torch.bool)
 
 
-def inputs() -> dict[str, torch.Tensor]:
+def caption(**given: torch.Tensor) -> TextEncoding:
+    """Draw the encoding of four captions of four lengths; parts may be given."""
+    drawn = {"z_text": F.normalize(torch.randn(B, 8), dim=-1), "states": torch.randn(B, L, 12), "mask": MASK}
+    return TextEncoding(**drawn | given)
+
+
+def inputs() -> dict:
+    return {"z_t": torch.randn(B, 1, 8), "t": torch.tensor([0, 10, 500, 999]), "text": caption()}
+
+
+def row(given: dict, i: int) -> dict:
+    """Take the inputs of one caption."""
     return {
-        "z_t": torch.randn(B, 8),
-        "t": torch.tensor([0, 10, 500, 999]),
-        "text_states": torch.randn(B, L, 12),
-        "mask": MASK,
-        "z_text": F.normalize(torch.randn(B, 8), dim=-1),
+        name: value.map(lambda x: x[i, None]) if name == "text" else value[i, None] for name, value in given.items()
     }
+
+
+def changed(given: dict, name: str) -> dict:
+    """Change one input, which may be a part of the caption."""
+    if name in ("states", "z_text"):
+        return given | {"text": replace(given["text"], **{name: torch.randn_like(getattr(given["text"], name))})}
+    return given | {name: given[name].flip(0) if name == "t" else torch.randn_like(given[name])}
 
 
 def sequence(prior: DiffusionPrior, **given) -> torch.Tensor:
@@ -32,17 +49,16 @@ def sequence(prior: DiffusionPrior, **given) -> torch.Tensor:
     return seen[0]
 
 
-def test_it_answers_with_an_embedding_for_each_caption():
-    assert DiffusionPrior(CONFIG)(**inputs()).shape == (B, 8)
+def test_it_answers_with_an_embedding_for_each_noised_one():
+    assert DiffusionPrior(CONFIG)(**inputs()).shape == (B, 1, 8)
+    assert DiffusionPrior(CONFIG)(**inputs() | {"z_t": torch.randn(B, K, 8)}).shape == (B, K, 8)
 
 
 # Where each input enters the sequence; what stands before must not see it, the query must.
-@pytest.mark.parametrize("name,position", [("text_states", 0), ("z_text", L), ("t", L + 1), ("z_t", L + 2)])
+@pytest.mark.parametrize("name,position", [("states", 0), ("z_text", L), ("t", L + 1), ("z_t", L + 2)])
 def test_tokens_see_what_stands_before_them_and_the_query_sees_all(name, position):
     prior, given = DiffusionPrior(CONFIG), inputs()
-    before = sequence(prior, **given)
-    changed = given | {name: given[name].flip(0) if name == "t" else torch.randn_like(given[name])}
-    after = sequence(prior, **changed)
+    before, after = sequence(prior, **given), sequence(prior, **changed(given, name))
     assert before.shape == (B, L + 4, 16)
     torch.testing.assert_close(after[:, :position], before[:, :position])
     assert not torch.allclose(after[:, position], before[:, position])
@@ -51,81 +67,83 @@ def test_tokens_see_what_stands_before_them_and_the_query_sees_all(name, positio
 
 def test_later_words_are_not_seen_by_earlier_ones():
     prior, given = DiffusionPrior(CONFIG), inputs()
-    before, states = sequence(prior, **given), given["text_states"].clone()
+    before, states = sequence(prior, **given), given["text"].states.clone()
     states[:, 2] += torch.randn(B, 12)
-    after = sequence(prior, **given | {"text_states": states})
+    after = sequence(prior, **given | {"text": replace(given["text"], states=states)})
     torch.testing.assert_close(after[:, :2], before[:, :2])
 
 
 def test_masked_words_do_not_matter():
     prior, given = DiffusionPrior(CONFIG), inputs()
-    noise = torch.randn_like(given["text_states"])
-    masked = given | {"text_states": torch.where(MASK[..., None], given["text_states"], noise)}
-    seen = given | {"text_states": torch.where(MASK[..., None], noise, given["text_states"])}
+    states, noise = given["text"].states, torch.randn(B, L, 12)
+    masked, seen = (
+        given | {"text": replace(given["text"], states=torch.where(mask[..., None], states, noise))}
+        for mask in (MASK, ~MASK)
+    )
     torch.testing.assert_close(prior(**masked), prior(**given))
-    assert ((prior(**seen) - prior(**given)).abs().amax(1) > 1e-5).all()
+    assert ((prior(**seen) - prior(**given)).abs().amax((1, 2)) > 1e-5).all()
 
 
-@pytest.mark.parametrize("drop_text", [None, HIDDEN, torch.tensor([True, False, True, False])])
-def test_the_length_of_the_padding_does_not_matter(drop_text):
+@pytest.mark.parametrize("hide_text", [None, ALL, torch.tensor([True, False, True, False])])
+def test_the_length_of_the_padding_does_not_matter(hide_text):
     prior, given = DiffusionPrior(CONFIG), inputs()
-    padded = given | {
-        "text_states": torch.cat([given["text_states"], torch.randn(B, 5, 12)], dim=1),
-        "mask": torch.cat([MASK, torch.zeros(B, 5, dtype=torch.bool)], dim=1),
-    }
-    torch.testing.assert_close(prior(**padded, drop_text=drop_text), prior(**given, drop_text=drop_text))
+    longer = replace(
+        given["text"],
+        states=torch.cat([given["text"].states, torch.randn(B, 5, 12)], dim=1),
+        mask=torch.cat([MASK, torch.zeros(B, 5, dtype=torch.bool)], dim=1),
+    )
+    found = prior(**given | {"text": longer}, hide_text=hide_text)
+    torch.testing.assert_close(found, prior(**given, hide_text=hide_text))
 
 
 def test_a_batch_is_its_members_one_by_one():
     prior, given = DiffusionPrior(CONFIG), inputs()
-    rows = [prior(**{name: value[i : i + 1] for name, value in given.items()}) for i in range(B)]
-    torch.testing.assert_close(prior(**given), torch.cat(rows))
+    torch.testing.assert_close(prior(**given), torch.cat([prior(**row(given, i)) for i in range(B)]))
 
 
 def test_a_hidden_caption_leaves_no_trace_not_even_its_length():
     prior = DiffusionPrior(CONFIG)
-    given = inputs() | {"z_t": torch.randn(1, 8).expand(B, 8), "t": torch.full((B,), 300)}
-    found = prior(**given, drop_text=HIDDEN)  # four captions of four lengths
+    given = inputs() | {"z_t": torch.randn(1, 1, 8).expand(B, 1, 8), "t": torch.full((B,), 300)}
+    found = prior(**given, hide_text=ALL)  # four captions of four lengths
     torch.testing.assert_close(found, found[:1].expand_as(found))
-    assert torch.pdist(prior(**given)).min() > 1e-4
+    assert torch.pdist(prior(**given)[:, 0]).min() > 1e-4
 
 
 def test_hiding_is_done_row_by_row():
-    prior, given, drop = DiffusionPrior(CONFIG), inputs(), torch.tensor([True, False, False, True])
-    found, shown, hidden = (prior(**given, drop_text=d) for d in (drop, ~HIDDEN, HIDDEN))
-    torch.testing.assert_close(found, torch.where(drop[:, None], hidden, shown))
+    prior, given, some = DiffusionPrior(CONFIG), inputs(), torch.tensor([True, False, False, True])
+    found, shown, hidden = (prior(**given, hide_text=rows) for rows in (some, ~ALL, ALL))
+    torch.testing.assert_close(found, torch.where(some[:, None, None], hidden, shown))
     torch.testing.assert_close(shown, prior(**given))
-    assert ((shown - hidden).abs().amax(1) > 1e-5).all()
+    assert ((shown - hidden).abs().amax((1, 2)) > 1e-5).all()
 
 
 def test_without_the_caption_z_t_and_the_timestep_still_count():
     prior, given = DiffusionPrior(CONFIG), inputs()
-    before = prior(**given, drop_text=HIDDEN)
-    for change in ({"z_t": torch.randn(B, 8)}, {"t": given["t"].flip(0)}):
-        assert not torch.allclose(prior(**given | change, drop_text=HIDDEN), before)
-
-
-def test_scaled_embeddings_are_as_large_as_the_noise():
-    z_image = F.normalize(torch.randn(64, 8), dim=-1)
-    scaled = DiffusionPrior(CONFIG).scale(z_image)
-    torch.testing.assert_close(scaled.square().mean(1), torch.ones(64))
-    torch.testing.assert_close(F.normalize(scaled, dim=-1), z_image)
+    before = prior(**given, hide_text=ALL)
+    for name in ("z_t", "t"):
+        assert not torch.allclose(prior(**changed(given, name), hide_text=ALL), before)
 
 
 def test_every_parameter_gets_a_gradient():
     prior = DiffusionPrior(CONFIG)
-    prior(**inputs(), drop_text=torch.tensor([True, False, False, False])).square().sum().backward()
+    prior(**inputs(), hide_text=torch.tensor([True, False, False, False])).square().sum().backward()
     assert [name for name, p in prior.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_several_noised_embeddings_of_one_caption_do_not_see_each_other():
+@pytest.mark.parametrize("hide_text", [None, torch.tensor([True, False, True, False])])
+def test_several_noised_embeddings_of_one_caption_do_not_see_each_other(hide_text):
     prior, given = DiffusionPrior(CONFIG), inputs()
-    z_t, t = torch.randn(B * 3, 8), torch.randint(0, 1000, (B * 3,))
-    together = prior(**given | {"z_t": z_t, "t": t})
-    assert together.shape == (B * 3, 8)
-    for k in range(3):
-        alone = prior(**given | {"z_t": z_t[k::3], "t": t[k::3]})
-        torch.testing.assert_close(together[k::3], alone, atol=1e-5, rtol=1e-4)
+    z_t, t = torch.randn(B, K, 8), torch.randint(0, 1000, (B, K))
+    together = prior(**given | {"z_t": z_t, "t": t}, hide_text=hide_text)
+    for k in range(K):
+        alone = prior(**given | {"z_t": z_t[:, k, None], "t": t[:, k]}, hide_text=hide_text)
+        torch.testing.assert_close(together[:, k, None], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_one_timestep_may_be_that_of_all_noised_embeddings_of_a_caption():
+    prior, given = DiffusionPrior(CONFIG), inputs() | {"z_t": torch.randn(B, K, 8)}
+    of_each = given | {"t": given["t"][:, None].expand(B, K)}
+    torch.testing.assert_close(prior(**given), prior(**of_each))
 
 
 def test_one_tail_sees_as_a_plain_causal_transformer_does():
@@ -135,19 +153,27 @@ def test_one_tail_sees_as_a_plain_causal_transformer_does():
 
 
 @pytest.mark.parametrize(
-    ("cosines", "chosen"),
+    ("cosines", "margin", "chosen"),
     [
-        ((0.5, 0.5 + 2 * CANDIDATE_SLACK), 1),
-        ((0.5, 0.5 + 0.9 * CANDIDATE_SLACK), 0),
-        ((0.6, 0.2), 0),
-        ((0.1, 0.8, 0.79, 0.9), 3),
-        ((0.1, 0.88, 0.79, 0.9), 1),
-        ((0.4,), 0),
+        ((0.5, 0.51), 0.0, 1),
+        ((0.5, 0.56), 0.03, 1),
+        ((0.5, 0.52), 0.03, 0),
+        ((0.6, 0.2), 0.03, 0),
+        ((0.1, 0.8, 0.79, 0.9), 0.03, 3),
+        ((0.1, 0.88, 0.79, 0.9), 0.03, 1),
+        ((0.1, 0.88, 0.79, 0.9), 0.0, 3),
+        ((0.4,), 0.03, 0),
     ],
 )
-def test_the_first_candidate_that_is_about_as_near_as_the_nearest_is_chosen(cosines, chosen):
+def test_the_first_candidate_that_is_about_as_near_as_the_nearest_is_chosen(cosines, margin, chosen):
     angles = torch.tensor(cosines).acos()
     candidates = torch.stack([angles.cos(), angles.sin()], dim=1)
     z_text = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    found = choose_candidate(torch.stack([candidates, candidates.flip(1)]), z_text)
+    found = choose_candidate(torch.stack([candidates, candidates.flip(1)]), z_text, margin)
     torch.testing.assert_close(found, torch.stack([candidates[chosen], candidates[chosen].flip(0)]))
+
+
+def test_without_a_margin_the_rule_is_the_papers():
+    candidates, z_text = F.normalize(torch.randn(64, 5, 8), dim=-1), F.normalize(torch.randn(64, 8), dim=-1)
+    nearest = torch.einsum("bkd,bd->bk", candidates, z_text).argmax(1)
+    assert torch.equal(choose_candidate(candidates, z_text), candidates[torch.arange(64), nearest])

@@ -1,8 +1,11 @@
 """The promises of the repository as a whole: dependencies, the order of imports, the README's tree, clean files."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -19,6 +22,9 @@ PACKAGE = ROOT / "minidalle"
 MODULES = sorted(PACKAGE.glob("**/*.py"))
 
 MAX_LINES = 400
+MAX_FUNCTION = 60
+MAX_METHOD = 2_100  # lines of the files at the top level, which are the paper's method
+NOT_METHOD = ("__main__.py", "cli.py", "checkpoint.py", "device.py", "checks.py")
 
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "playwright": "playwright-python"}
 BUILD_PATH = re.compile(r"(?<![\w.~])/(home|root|tmp|work|Users)\b")
@@ -121,12 +127,75 @@ def test_constraints_pin_every_dependency_within_its_bound() -> None:
     assert [name for name, asked in requirements().items() if pinned[name] not in asked.specifier] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_a_file_of_the_package_stays_short(path: Path) -> None:
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def functions(source: str) -> dict[str, int]:
+    """Count the lines of every function of a file, its docstring included."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    return {f"{node.name}, line {node.lineno}": node.end_lineno - node.lineno + 1 for node in nodes}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_file_and_each_of_its_functions_stay_short(path: Path) -> None:
     assert len(read(path).splitlines()) <= MAX_LINES
+    assert {name: lines for name, lines in functions(read(path)).items() if lines > MAX_FUNCTION} == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_long_function_is_found() -> None:
+    long = "class A:\n    async def f(self):\n" + "        pass\n" * MAX_FUNCTION
+    assert functions(long) == {"f, line 2": MAX_FUNCTION + 1}
+
+
+def test_the_method_can_be_read_in_an_evening() -> None:
+    lines = {path.name: len(read(path).splitlines()) for path in PACKAGE.glob("*.py") if path.name not in NOT_METHOD}
+    assert {"clip.py", "diffusion.py", "pipeline.py", "losses.py"} < lines.keys()
+    assert sum(lines.values()) <= MAX_METHOD, lines
+
+
+LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    """Hold the package in a folder against the contracts in the pyproject.toml beside it."""
+    wide = os.environ | {"COLUMNS": "200"}  # or a long line of the report is wrapped
+    return subprocess.run([sys.executable, "-c", LINT], cwd=folder, env=wide, capture_output=True, text=True)
+
+
+def test_no_file_imports_what_stands_above_it() -> None:
+    ended = lint_imports(ROOT)
+    assert ended.returncode == 0, ended.stdout
+    assert "0 broken" in ended.stdout
+
+
+FORBIDDEN = {  # what each file must not import, and a word of the contract that says so
+    "unet.py": ("from minidalle.clip import CLIP", "below"),
+    "world/scenes.py": ("from minidalle.data.batches import World", "below"),
+    "training/loop.py": ("from minidalle.evaluation.metrics import Rate", "below"),
+    "samplers.py": ("from minidalle.decoder import Decoder", "below"),
+    "decoder.py": ("from minidalle.diffusion import guided", "Networks"),
+    "prior.py": ("from minidalle.tokenizer import Tokenizer", "Networks"),
+    "pipeline.py": ("from minidalle.world.scenes import SHAPES", "no world"),
+    "evaluation/metrics.py": ("import matplotlib.pyplot", "matplotlib"),
+    "course/session.py": ("import ipywidgets", "ipywidgets"),
+}
+
+
+def test_a_forbidden_import_is_found(tmp_path: Path) -> None:
+    for file, (line, contract) in FORBIDDEN.items():
+        folder = tmp_path / file.replace("/", "-")
+        shutil.copytree(PACKAGE, folder / "minidalle", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        changed = folder / "minidalle" / file
+        changed.write_text(read(PACKAGE / file) + f"\n{line}\n", encoding="utf-8")
+        ended = lint_imports(folder)
+        broken = [name for name in ended.stdout.splitlines() if " BROKEN" in name]
+        assert ended.returncode == 1 and any(contract in name for name in broken), (file, ended.stdout)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_the_package_never_runs_code_from_a_file(path: Path) -> None:
     assert unsafe(read(path)) == set()
 

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
@@ -16,6 +18,7 @@ from minidalle.samplers import (
     ddim_sample_loop,
     ddpm_sample_loop,
     dpm_solver_sample_loop,
+    draw_noise,
     last,
     spaced_timesteps,
 )
@@ -200,7 +203,9 @@ def test_timesteps_are_evenly_spaced_from_the_noisiest_down(num_timesteps, data)
 def test_numbers_of_steps_that_make_no_sense_are_refused(num_steps):
     diffusion, noise = build(), torch.randn(2, 2)
     for sampler in (*SAMPLERS.values(), ddim_inversion_loop):
-        with pytest.raises(ValueError, match=r"choose a whole number from 1 to 1000|backwards in 1 step"):
+        with pytest.raises(
+            ValueError, match=rf"steps is {re.escape(repr(num_steps))}; a whole number from 1 to 1000 was|in 1 step"
+        ):
             next(sampler(diffusion, answering(diffusion, crooked), noise, num_steps))
 
 
@@ -305,3 +310,35 @@ def test_a_batch_is_its_members_one_by_one(name, shape):
     model = answering(diffusion, crooked)
     one_by_one = torch.cat([last(SAMPLERS[name](diffusion, model, x[None], 10)) for x in noise])
     torch.testing.assert_close(last(SAMPLERS[name](diffusion, model, noise, 10)), one_by_one)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_with_a_generator_for_each_row_a_row_does_not_depend_on_the_others(name):
+    diffusion, noise = build(), torch.randn(3, 5)
+    model = answering(diffusion, crooked)
+    together = last(SAMPLERS[name](diffusion, model, noise, 10, generator=[seeded(n) for n in range(3)]))
+    alone = [last(SAMPLERS[name](diffusion, model, noise[n, None], 10, generator=[seeded(n)])) for n in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_noise_of_several_generators_is_that_of_each():
+    like = torch.empty(3, 2, 4)
+    found = draw_noise(like, [seeded(n) for n in range(3)])
+    expected = torch.stack([torch.randn(2, 4, generator=seeded(n)) for n in range(3)])
+    assert torch.equal(found, expected) and torch.equal(draw_noise(like[:1], seeded(0)), expected[:1])
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        draw_noise(like, [seeded()])
+
+
+@pytest.mark.parametrize("steps", [np.int64(5), torch.tensor(5), np.uint8(5)])
+def test_a_whole_number_of_any_type_counts_steps(steps):
+    assert spaced_timesteps(1000, steps) == spaced_timesteps(1000, 5)
+
+
+def test_the_last_step_of_the_solver_is_the_networks_guess_wherever_it_lies():
+    diffusion, noise = build(), 3 * torch.randn(3, 5)
+    model = answering(diffusion, lambda x_t, level: 2 * torch.ones_like(x_t))
+    for name in SAMPLERS:
+        assert last(SAMPLERS[name](diffusion, model, noise, 4)).max() == 1
+        free = last(SAMPLERS[name](diffusion, model, noise, 4, clip_x_start=False))
+        torch.testing.assert_close(free, torch.full((3, 5), 2.0), rtol=1e-3, atol=1e-3)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from minidalle.unet import UNet, UNetConfig
+from minidalle.unet import HEAD_WIDTH, MAP_SIZE, ResBlock, SpatialAttention, UNet, UNetConfig
 
 SMALL = {"channels": 8, "num_blocks": 1, "emb_dim": 12, "context_dim": 8}
 CONFIG = UNetConfig(image_size=16, channel_mults=(1, 2), attention_levels=(1,), **SMALL)
@@ -65,7 +66,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 @pytest.mark.parametrize("name", ["x", "t", "emb", "context"])
-def test_it_looks_at_all_that_it_is_told(name):
+def test_it_looks_at_all_that_it_is_given(name):
     net, given = awake(UNet(CONFIG)), inputs()
     changed = given | {name: given[name].flip(0)}
     assert (net(**changed) - net(**given))[0].abs().max() > 1e-4
@@ -134,7 +135,7 @@ def test_attention_without_a_context_to_attend_to_is_refused():
         replace(CONFIG, context_dim=0)
 
 
-def test_it_need_not_be_told_anything_but_the_timestep():
+def test_the_timestep_is_condition_enough():
     net, given = awake(UNet(CONFIG)), inputs()
     x, t = given["x"], given["t"]
     torch.testing.assert_close(net(x, t), net(x, t, emb=torch.zeros_like(given["emb"])))
@@ -153,3 +154,68 @@ def test_sizes_that_cannot_be_halved_are_refused(size, patch, mults):
     multiple = patch * 2 ** (len(mults) - 1)
     with pytest.raises(ValueError, match=f"cannot halve {size} pixels that often: choose a multiple of {multiple}"):
         UNetConfig(image_size=size, patch_size=patch, channel_mults=mults)
+
+
+@pytest.mark.parametrize(
+    "change", [{"channels": 18}, {"channels": 3}, {"channels": 2}, {"channels": 12, "channel_mults": (1, 3)}]
+)
+def test_channels_that_cannot_be_normalised_are_refused(change):
+    with pytest.raises(ValueError, match=r"channels times .* cannot be normalised in groups: choose a multiple of 8"):
+        replace(CONFIG, **change)
+
+
+@pytest.mark.parametrize("level", [2, -1])
+def test_a_level_that_is_not_there_is_refused(level):
+    with pytest.raises(ValueError, match=f"There is no level {level}: name levels from 0 to 1"):
+        replace(CONFIG, attention_levels=(0, level))
+
+
+def test_a_residual_block_is_the_papers():
+    """Dhariwal and Nichol 2021, eq. 3: y_s GroupNorm(h) + y_b, between two convolutions, with SiLU before each."""
+    block = awake(ResBlock(8, 16, 12))
+    x, emb = torch.randn(B, 8, 6, 6), torch.randn(B, 12)
+    scale, shift = block.scale_shift(emb * torch.sigmoid(emb))[:, :, None, None].chunk(2, dim=1)
+    h = block.conv_1(F.silu(F.group_norm(x, 2, block.norm_1.weight, block.norm_1.bias)))
+    h = F.group_norm(h, 4, block.norm_2.weight, block.norm_2.bias) * (1 + scale) + shift
+    torch.testing.assert_close(block(x, emb), block.conv_2(F.silu(h)) + block.shortcut(x))
+
+
+@pytest.mark.parametrize("channels", [8, HEAD_WIDTH, 3 * HEAD_WIDTH])
+def test_attention_has_a_head_for_every_thirty_two_channels(channels):
+    attention = SpatialAttention(channels, 4, 8)
+    heads = max(1, channels // 32)
+    assert attention.self_attention.num_heads == attention.cross_attention.num_heads == heads
+
+
+def test_pixels_know_where_they_stand():
+    """Attention alone would only permute its answers with its pixels."""
+    attention = awake(SpatialAttention(8, 4, 8))
+    x, order = torch.randn(1, 8, 16), torch.randperm(16)
+
+    def difference() -> float:
+        found, other = (attention(pixels.view(1, 8, 4, 4), None, None).flatten(2) for pixels in (x[:, :, order], x))
+        return (found - other[:, :, order]).abs().max().item()
+
+    knowing = difference()
+    attention.positions.data.zero_()
+    assert difference() < 1e-5 < 1e-3 < knowing
+
+
+@pytest.mark.parametrize("size", [4, 8, 2])
+def test_the_map_that_the_embedding_draws_keeps_up_and_down_left_and_right(size):
+    net = awake(UNet(CONFIG))
+    emb, width = torch.randn(B, 12), net.to_map.out_features // MAP_SIZE**2
+    cells = net.to_map(F.silu(emb)).view(B, width, MAP_SIZE, MAP_SIZE)  # channel, row, column
+    found = net._map(emb, torch.empty(B, width, size, size))
+    torch.testing.assert_close(found, F.interpolate(cells, size, mode="bilinear"))
+
+
+def test_folded_pixels_come_back_to_where_they_were():
+    """With the network between them cut out, folding and unfolding a picture change nothing."""
+    net = UNet(replace(CONFIG, image_size=8))
+    given = inputs(net.config)
+    net.conv_in.register_forward_hook(lambda module, args, output: folded.append(args[0]))
+    folded = []
+    net.conv_out.register_forward_hook(lambda module, args, output: folded[0])
+    torch.testing.assert_close(net(**given), given["x"])
+    assert torch.equal(folded[0], F.pixel_unshuffle(given["x"], 2))

@@ -13,21 +13,22 @@ from PIL import Image
 from torch import nn
 
 from minidalle import checkpoint, losses
-from minidalle.checkpoint import CheckpointError, find_folder, load_model, save_model
+from minidalle.checkpoint import CheckpointError, config_to_dict, find_folder, load_model, save_model
 from minidalle.cli import main
 from minidalle.data.batches import World
-from minidalle.diffusion import GaussianDiffusion, cosine_betas
-from minidalle.losses import upsampler_stage
+from minidalle.diffusion import DiffusionConfig
+from minidalle.losses import UpsamplerLossConfig, upsampler_loss
 from minidalle.pipeline import MiniDalle
 from minidalle.training.recipes import PRESETS, TINY
 from minidalle.training.run import train
+from minidalle.training.stages import step_generator
 from minidalle.unet import UNet
 from minidalle.upsampler import Upsampler, UpsamplerConfig, blur, crop, enlarge, shrink
 from minidalle.world import oracle
 from minidalle.world.captions import describe, matches
 from minidalle.world.render import render
 
-CONFIG = MICRO.upsampler  # crops of 16 x 16 out of 32 x 32
+CONFIG = MICRO.models["upsampler"]  # crops of 16 x 16 out of 32 x 32
 B = 3
 
 
@@ -44,14 +45,19 @@ def inputs(height: int = 16, width: int = 16) -> dict[str, torch.Tensor]:
     return {"x_t": x_t, "t": torch.tensor([0, 400, 999]), "enlarged": enlarged}
 
 
-def stage(share: float = 0.5, batch_size: int = 64, seed: int = 0):
-    """Build an untrained upsampler, whose answer is the enlarged picture, and its loss."""
-    upsampler, world = Upsampler(replace(CONFIG, blur_share=share)), World(32, seed)
-    return upsampler, upsampler_stage(upsampler, GaussianDiffusion(cosine_betas(1000), "x_start"), world, batch_size)
+def stage(share: float = 0.5, batch_size: int = 64, seed: int = 0, model: nn.Module | None = None):
+    """Give the loss, step by step, of an untrained upsampler, whose answer is the enlarged picture."""
+    model, diffusion = model or Upsampler(CONFIG), DiffusionConfig().build()
+
+    def loss_at(step: int) -> torch.Tensor:
+        batch, config = World(32, seed).batch(step, batch_size), UpsamplerLossConfig(p_blur=share)
+        return upsampler_loss(model, batch, step_generator(seed, step), config, diffusion, 16, 2)
+
+    return loss_at
 
 
 def watch(monkeypatch, name: str) -> list[tuple]:
-    """Note with what the stage calls one of its helpers."""
+    """Note with what the loss calls one of its helpers."""
     calls, helper = [], getattr(losses, name)
     monkeypatch.setattr(losses, name, lambda *args: calls.append(args) or helper(*args))
     return calls
@@ -65,7 +71,7 @@ def test_it_starts_as_the_enlarged_picture_and_learns_away_from_it():
 
 
 @pytest.mark.parametrize("name", ["x_t", "t", "enlarged"])
-def test_it_looks_at_all_that_it_is_told(name):
+def test_it_looks_at_all_that_it_is_given(name):
     upsampler, given = awake(), inputs()
     changed = given | {name: given[name].flip(0)}
     added, other = upsampler(**given) - given["enlarged"], upsampler(**changed) - changed["enlarged"]
@@ -124,7 +130,7 @@ def test_enlarge_keeps_straight_slopes_and_shrink_takes_means():
     assert (shrink(render(scenes, 64), 2) - render(scenes, 32)).square().mean() < 1e-3  # what a decoder learned
 
 
-def test_crop_cuts_each_picture_where_it_is_told():
+def test_crop_cuts_each_picture_where_it_is_asked_to():
     images, corners = torch.randn(B, 3, 8, 8), torch.tensor([[0, 0], [2, 4], [4, 1]])
     for picture, (y, x), found in zip(images, corners.tolist(), crop(images, corners, 4), strict=True):
         assert torch.equal(found, picture[:, y : y + 4, x : x + 4])
@@ -133,7 +139,7 @@ def test_crop_cuts_each_picture_where_it_is_told():
 def test_large_and_small_picture_are_cut_at_the_same_place(monkeypatch):
     """Untrained, it loses what a plain enlargement loses on the crops; small pictures cut beside them lose far more."""
     calls = watch(monkeypatch, "crop")
-    _, loss_at = stage(share=0.0)
+    loss_at = stage(share=0.0)
     found, images = loss_at(0).item(), World(32, 0).batch(0, 64).images
     large, enlarged, corners = images, enlarge(shrink(images, 2), 2), calls[-1][1]
     expected, beside = (
@@ -145,7 +151,7 @@ def test_large_and_small_picture_are_cut_at_the_same_place(monkeypatch):
 
 def test_crops_lie_everywhere_on_whole_pixels_of_the_small_picture(monkeypatch):
     calls = watch(monkeypatch, "crop")
-    _, loss_at = stage()
+    loss_at = stage()
     for step in range(8):
         loss_at(step)
     corners = torch.cat([args[1] for args in calls])
@@ -156,7 +162,7 @@ def test_crops_lie_everywhere_on_whole_pixels_of_the_small_picture(monkeypatch):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_it_is_given_blurred_pictures_as_often_as_its_config_says(monkeypatch, share):
     calls = watch(monkeypatch, "enlarge")
-    _, loss_at = stage(share)
+    loss_at = stage(share)
     hits = []
     for step in range(8):
         loss_at(step)
@@ -171,25 +177,26 @@ def test_it_is_given_blurred_pictures_as_often_as_its_config_says(monkeypatch, s
 def test_it_learns_the_sharp_picture_blurred_or_not(monkeypatch):
     """An upsampler that knows the large pictures has no loss."""
     calls = watch(monkeypatch, "crop")
-    upsampler, loss_at = stage(share=1.0)
+    upsampler = Upsampler(CONFIG)
     upsampler.forward = lambda *_: crop(World(32, 0).batch(0, 64).images, calls[-1][1], 16)
+    loss_at = stage(share=1.0, model=upsampler)
     assert loss_at(0) == 0
     assert loss_at(1) > 0.1
 
 
 def test_a_step_and_a_seed_decide_the_loss():
-    _, loss_at = stage()
+    loss_at = stage()
     losses = [loss_at(step).item() for step in (0, 1, 2)]
     assert len(set(losses)) == 3
     torch.manual_seed(123)  # nothing may be drawn from the global source
     assert [loss_at(step).item() for step in (2, 0, 1)] == [losses[2], losses[0], losses[1]]
-    assert stage(seed=1)[1](0).item() != losses[0]
+    assert stage(seed=1)(0).item() != losses[0]
 
 
 def test_the_shipped_sizes_are_the_papers():
-    config = TINY.upsampler
-    assert (config.blur_sigma, config.unet.image_size**2 / config.image_size**2) == (0.6, 0.25)
-    assert config.low_size == TINY.decoder.unet.image_size and not config.unet.context_dim
+    config, loss = TINY.models["upsampler"], TINY.recipes["full"].stages["upsampler"].loss
+    assert (loss.blur_sigma, config.unet.image_size**2 / config.image_size**2) == (0.6, 0.25)
+    assert config.low_size == TINY.models["decoder"].unet.image_size and not config.unet.context_dim
 
 
 def edges(images: torch.Tensor) -> torch.Tensor:
@@ -198,9 +205,9 @@ def edges(images: torch.Tensor) -> torch.Tensor:
     return (spread.amax(1, keepdim=True) > 0.1).expand_as(images)
 
 
-@pytest.mark.parametrize("two_things", [0.0, 1.0])
-def test_the_shipped_one_draws_edges_better_than_a_formula_and_changes_nothing_else(two_things):
-    batch = World(64, 4321, two_things).batch(0, 16)
+@pytest.mark.parametrize("two_objects", [0.0, 1.0])
+def test_the_shipped_one_draws_edges_better_than_a_formula_and_changes_nothing_else(two_objects):
+    batch = World(64, 4321, two_objects).batch(0, 16)
     pipe = MiniDalle.from_pretrained("tiny", "cpu")
     made = pipe.upsample(render(batch.scenes, 32), 4, torch.Generator().manual_seed(0))
     errors = {}
@@ -215,8 +222,9 @@ def test_the_shipped_one_is_what_its_command_makes():
     _, header = checkpoint.load(find_folder("tiny") / "upsampler.safetensors", "upsampler")
     recipe = TINY.recipes[header["recipe"]]
     assert (header["preset"], header["recipe"], header["seed"]) == ("tiny", "full", 0)
-    assert header["pictures"] == recipe.upsampler.steps * recipe.upsampler.batch_size
-    assert header["two_things"] == recipe.two_things
+    how = recipe.stages["upsampler"]
+    assert header["pictures"] == how.steps * how.batch_size
+    assert header["world"] == {"name": "scenes", "two_objects": recipe.two_objects}
 
 
 @pytest.fixture(scope="module")
@@ -262,11 +270,11 @@ def test_an_untrained_upsampler_enlarges(pipe):
     pipe.upsampler = Upsampler(CONFIG)
     images = World(16, 0).batch(0, 4).images
     torch.testing.assert_close(pipe.upsample(images), enlarge(images, 2))
-    with pytest.raises(ValueError, match="0 sampling steps"):
+    with pytest.raises(ValueError, match="number of sampling steps is 0"):
         pipe.upsample(images, 0)
 
 
-def test_without_an_upsampler_the_user_is_told_before_anything_is_drawn(pipe, monkeypatch):
+def test_without_an_upsampler_a_user_hears_of_it_before_anything_is_drawn(pipe, monkeypatch):
     monkeypatch.setattr(pipe, "encode", lambda captions: pytest.fail("something was drawn"))
     for ask in (lambda: pipe("a red circle", upsample=True), lambda: pipe.upsample(torch.zeros(1, 3, 16, 16))):
         with pytest.raises(ValueError, match=r'There is no upsampler here: .* "minidalle train upsampler"'):
@@ -279,7 +287,7 @@ def test_a_damaged_upsampler_is_not_passed_over(folder, tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match=r"upsampler\.safetensors is truncated"):
         MiniDalle.from_pretrained(broken)
-    save_model(broken, awake(), {})
+    save_model(broken, awake(), {"diffusion": config_to_dict(DiffusionConfig())})
     assert MiniDalle.from_pretrained(broken).upsampler is not None
 
 

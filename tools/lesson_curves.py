@@ -1,6 +1,6 @@
 """Write the reference curves of the notebooks that train a model of their own. A program, not a test.
 
-    python tests/lesson_curves.py 04 05 06 [--seeds 1 2 3]
+    python tools/lesson_curves.py 04 05 06 [--seeds 1 2 3]
 
 Runs each notebook up to its training, once a seed, and keeps the losses in data/reference/NN_name.json.
 """
@@ -14,8 +14,10 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from minidalle.evaluation import curves
+
 ROOT = Path(__file__).parent.parent
-LOADS = re.compile(r'reference\.load\("(\w+)", course\.budget\(\), "(\w+)"\)')
+LOADS = re.compile(r'curves\.load\("(\w+)", course\.budget\(\), "(\w+)"\)')
 
 
 def stage_of(notebook: nbformat.NotebookNode) -> tuple[int, str]:
@@ -26,7 +28,7 @@ def stage_of(notebook: nbformat.NotebookNode) -> tuple[int, str]:
     raise SystemExit("No cell of the notebook loads reference curves.")
 
 
-def curve(path: Path, seed: int) -> tuple[str, list[tuple[int, float]]]:
+def train(path: Path, seed: int) -> tuple[str, list[tuple[int, float]]]:
     """Train once: the name of what was trained, and its steps and losses."""
     notebook = nbformat.read(path, as_version=4)
     last, stage = stage_of(notebook)
@@ -47,12 +49,12 @@ def main() -> None:
     args = parser.parse_args()
     for number in args.numbers:
         (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
-        curves = {}
+        thinned = {}
         for seed in args.seeds:
-            stage, losses = curve(path, seed)
-            curves[str(seed)] = curves.thin(losses)
-            print(f"{path.stem}, seed {seed}: {curves.final_loss(curves[str(seed)]):.4g} at the end")
-        made = {"preset": path.stem, "recipe": "quick", "stages": {stage: curves}}
+            stage, losses = train(path, seed)
+            thinned[str(seed)] = curves.thin(losses)
+            print(f"{path.stem}, seed {seed}: {curves.final_loss(thinned[str(seed)]):.4g} at the end")
+        made = {"preset": path.stem, "recipe": "quick", "stages": {stage: thinned}}
         (ROOT / "data" / "reference").mkdir(exist_ok=True)
         (ROOT / "data" / "reference" / f"{path.stem}.json").write_text(curves.to_json(made), encoding="utf-8")
 

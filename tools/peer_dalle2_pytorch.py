@@ -3,7 +3,7 @@
 It needs, by `pip install --no-deps` (torchvision comes as a CUDA build; what little is used of it is put into its place
 here): dalle2-pytorch==1.15.6 x-clip coca-pytorch ema-pytorch einops einx kornia kornia-rs vector-quantize-pytorch
 torch-einops-utils rotary-embedding-torch resize-right pytorch-warmup accelerate pyyaml huggingface-hub frozendict
-beartype ftfy regex loguru click. Then `python tests/peer_dalle2_pytorch.py --tuned -n 200`.
+beartype ftfy regex loguru click. Then `python tools/peer_dalle2_pytorch.py --tuned -n 200`.
 """
 
 import argparse
@@ -21,12 +21,13 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 
-from minidalle import tokenizer
 from minidalle.data.batches import World
 from minidalle.data.images import to_pil
 from minidalle.device import autocast
 from minidalle.evaluation import pictures, report
+from minidalle.training.stages import derived_seed
 from minidalle.world import oracle
+from minidalle.world.captions import TOKENIZER
 
 STUBS = ("torchvision", "torchvision.transforms")
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ BATCH = {"clip": 256, "prior": 64, "decoder": 64}
 GUIDANCE = (1.0, 2.0)
 STEPS = 50  # of DDIM, for prior and decoder
 WIDTH = 128  # of z_image, z_text and the caption's states, which the peer's prior wants to be equal
-LENGTH = tokenizer.CONTEXT_LENGTH
+LENGTH = TOKENIZER.context_length
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def load_peer() -> ModuleType:
 def build_clip(peer: ModuleType, settings: Settings):
     """Make a CLIP of the peer's kind, as large as ours."""
     clip = peer.CLIP(
-        dim_text=WIDTH, dim_image=WIDTH, dim_latent=WIDTH, num_text_tokens=len(tokenizer.VOCABULARY),
+        dim_text=WIDTH, dim_image=WIDTH, dim_latent=WIDTH, num_text_tokens=TOKENIZER.vocab_size,
         text_enc_depth=3, text_heads=4, text_dim_head=32, text_seq_len=LENGTH, visual_enc_depth=3, visual_heads=4,
         visual_dim_head=32, visual_image_size=32, visual_patch_size=8, **settings.more["clip"],
     )  # fmt: skip
@@ -103,8 +104,8 @@ def build_stack(peer: ModuleType, clip, settings: Settings):
 
 def draw(stage: str, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw what `quick` draws for a stage: captions, all of full length as it attends to padding, and pictures."""
-    more = {"twins": True, "full_captions": 0.5} if stage == "clip" else {}
-    world = World(32, len(SHARES) * seed + list(SHARES).index(stage), two_objects=0.0, **more)
+    more = {"hard_negatives": True, "full_captions": 0.5} if stage == "clip" else {}
+    world = World(32, derived_seed(stage, seed), two_objects=0.0, **more)
     batch = world.batch(step, BATCH[stage])
     return F.pad(batch.tokens, (0, LENGTH - batch.tokens.shape[1])), (batch.images + 1) / 2
 
@@ -136,11 +137,15 @@ def fit(stage: str, net, loss_of: Callable, settings: Settings, seconds: float, 
     return step
 
 
-def paint(stack, settings: Settings, guidance: float, captions: list[str], seed: int) -> torch.Tensor:
-    """Draw captions with the whole stack: best of two z_image, then the decoder; gives images in [-1, 1]."""
-    torch.manual_seed(seed)
+def paint(stack, settings: Settings, guidance: float, captions: list[str], seeds: list[int]) -> torch.Tensor:
+    """Draw captions with the whole stack: best of two z_image, then the decoder; gives images in [-1, 1].
+
+    It draws its noise from torch's own source, so the first picture's seed serves for all that are drawn with it.
+    """
+    torch.manual_seed(seeds[0])
+    tokens, _ = TOKENIZER.encode(captions)
     with torch.no_grad(), autocast(CPU) if settings.tuned else nullcontext():
-        images = stack(tokenizer.encode(captions), cond_scale=guidance)
+        images = stack(F.pad(tokens, (0, LENGTH - tokens.shape[1])), cond_scale=guidance)
     return (images.float() * 2 - 1).view(-1, 3, 32, 32).clamp(-1, 1)
 
 
@@ -148,7 +153,7 @@ def measure(stack, settings: Settings, n: int, seed: int, sheet: Path | None) ->
     """Score seen and held-out prompts at each guidance; give exact matches, and seconds a picture at the last one."""
     cells = []
     for kind in ("one object, seen", "one object, held out"):
-        asked, cell, drawn = report.draw_prompts(n, 0.0, kind.endswith("out"), f"report/{kind}/{seed}"), [], []
+        asked, cell, drawn = report.draw_prompts(n, 0.0, kind.split(", ")[1], f"report/{kind}/{seed}"), [], []
         captions = [prompt.caption for prompt in asked]
         for guidance in GUIDANCE:
             started = time.perf_counter()
@@ -163,7 +168,7 @@ def measure(stack, settings: Settings, n: int, seed: int, sheet: Path | None) ->
             rows = zip(captions[:16], torch.stack(drawn, 1), strict=False)
             pictures.save_figure(pictures.contact_sheet(list(rows)), sheet)
     started = time.perf_counter()
-    paint(stack, settings, GUIDANCE[-1], [report.DIVERSITY_PROMPT], seed)
+    paint(stack, settings, GUIDANCE[-1], [report.DIVERSITY_PROMPT], [seed])
     return [*cells, f"{seconds:.3f}; {time.perf_counter() - started:.2f}"]
 
 

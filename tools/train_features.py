@@ -1,4 +1,4 @@
-"""Train the network whose features the report card compares pictures by; two or three minutes of one thread.
+"""Train the network whose features the report card compares pictures by; three to four minutes of one thread.
 
     python tools/train_features.py --out data/checkpoints/features
 
@@ -82,13 +82,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started = time.process_time()
     net = train(args.seed, args.steps)
     scenes = draw(random.Random(f"features/fresh/{args.seed}"), FRESH)
     images = render(scenes, net.config.image_size)
     normalize(net, images)
     found = accuracy(net, scenes, images)
-    seconds = round(time.perf_counter() - started)
+    seconds = round(time.process_time() - started)
     save_model(args.out, net, {"seed": args.seed, "steps": args.steps, "seconds": seconds, "accuracy": found})
     print(f"Accuracy on {FRESH} fresh scenes: {found}; {seconds} s; kept in {args.out}.")
 

@@ -1,23 +1,45 @@
 """The drawings of the notebooks, and how Jupyter shows a picture together with a text for those who do not see it."""
 
 import base64
+import contextlib
+import html
 import io
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
-from minidalle.evaluation.pictures import OKABE_ITO, contact_sheet, grid, to_png
+from minidalle.evaluation.pictures import OKABE_ITO, contact_sheet, grid, own_style, to_png
 
-__all__ = ["OKABE_ITO", "contact_sheet", "grid", "loss_curve", "show", "system_map", "to_png"]
+__all__ = ["OKABE_ITO", "contact_sheet", "drawing", "grid", "loss_curve", "show", "system_map", "to_png"]
 
 
 def bundle(picture: Image.Image | Figure, alt: str, width: int | None = None) -> tuple[dict, dict]:
-    """Make what Jupyter displays: the PNG with a text for those who do not see it, and its metadata."""
+    """Make what Jupyter displays: the picture with a text for those who do not see it, and its metadata.
+
+    The picture is there twice. Neither JupyterLab nor a page of nbconvert reads the text beside a PNG, but both prefer
+    HTML, where a picture can carry it; what shows no HTML, such as a PDF, takes the PNG.
+    """
     png = base64.b64encode(to_png(picture)).decode()
-    return {"image/png": png, "text/plain": alt}, {"image/png": {"alt": alt} | ({"width": width} if width else {})}
+    sized = {"width": width} if width else {}
+    attributes = {"src": f"data:image/png;base64,{png}", "alt": alt} | sized
+    image = " ".join(f'{name}="{html.escape(str(value))}"' for name, value in attributes.items())
+    return {"image/png": png, "text/html": f"<img {image}>", "text/plain": alt}, {"image/png": {"alt": alt} | sized}
+
+
+@contextlib.contextmanager
+def drawing(width: float, height: float, **options) -> Iterator[Figure]:
+    """Open a figure of so many inches that looks the same whatever style of matplotlib is chosen.
+
+    Args:
+        width, height: in inches.
+        options: further ones of matplotlib's Figure; the layout is "constrained" unless they say otherwise.
+    """
+    with own_style():
+        yield Figure(figsize=(width, height), **{"layout": "constrained"} | options)
 
 
 def display_bundle(data: dict, metadata: dict, **options):
@@ -45,6 +67,7 @@ def show(picture_or_figure: Image.Image | Figure, alt: str, width: int | None = 
         pyplot.close(picture_or_figure)
 
 
+@own_style()
 def loss_curve(
     name: str,
     curve: list[tuple[int, float]],
@@ -72,7 +95,7 @@ def loss_curve(
     for text, value in (lines or {}).items():
         axes.axhline(value, color=OKABE_ITO["black"], ls="--", lw=1)
         place = dict(xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top")
-        axes.annotate(text, (1, value), (-4, -3), **place)
+        axes.annotate(text, (1, value), (-4, -3), parse_math=False, **place)
     losses = [loss for _, loss in curve]
     if min(losses) > 0 and max(losses) > 30 * min(losses):
         axes.set_yscale("log")
@@ -80,7 +103,7 @@ def loss_curve(
         axes.set_ylim(bottom=min(0, *losses))
     axes.set_xlim(0, total or None)
     axes.set(xlabel="step", ylabel="loss")
-    axes.set_title(f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", loc="left")
+    axes.set_title(f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", loc="left", parse_math=False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, frameon=False)
     return figure
 
@@ -102,6 +125,7 @@ ARROWS = (  # from, to
 )  # fmt: skip
 
 
+@own_style()
 def draw_system_map(*lit: str) -> Figure:
     """Draw the system; the parts that are lit are filled, have a bold frame and bold letters."""
     if unknown := [part for part in lit if part not in PARTS]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from minidalle import checkpoint
-from minidalle.checkpoint import CheckpointError, find_folder, load_model
+from minidalle.checkpoint import AccessError, CheckpointError, find_folder, load_model
 from minidalle.pipeline import MiniDalle
 from minidalle.training.stages import STACK, STAGES
 
@@ -28,8 +28,18 @@ class Pieces:
 
     def own(self, kind: str) -> dict | None:
         """Read the header of the piece that you trained; None where there is none that can be used."""
-        header = whole_header(self.folder / f"{kind}.safetensors", kind)
-        return header if header and (header.get("recipe") != "smoke" or self.smoke) else None
+        header, fault = self._inspect(kind)
+        return None if fault else header
+
+    def fault(self, kind: str) -> str:
+        """Say why the piece that you trained cannot be used; nothing where it can, or is not there."""
+        return self._inspect(kind)[1]
+
+    def _inspect(self, kind: str) -> tuple[dict | None, str]:
+        header, fault = inspect(self.folder / f"{kind}.safetensors", kind)
+        if header and header.get("recipe") == "smoke" and not self.smoke:
+            fault = "was only a smoke test"
+        return header, fault
 
     def clip_folder(self) -> Path:
         """Choose the CLIP: yours where all that is needed is yours and was trained with it, else the shipped one."""
@@ -54,8 +64,7 @@ class Pieces:
         if self.folder_of(kind) == self.folder:
             return f"yours ({self.folder}, {piece['recipe']} budget, {piece['seconds']:.0f} s of training)"
         if piece is None:
-            there = (self.folder / f"{kind}.safetensors").exists()
-            unusable = "yours is damaged or was only a smoke test; " if there else ""
+            unusable = f"yours {self.fault(kind)}; " if self.fault(kind) else ""
             return f"shipped ({unusable}notebook {LESSONS[kind]} trains your own)"
         if kind == "clip":
             others = [k for k in self.needed if k != "clip"]
@@ -88,18 +97,25 @@ class Pieces:
         return MiniDalle.from_pieces(loaded, device)
 
 
-def whole_header(path: Path, kind: str) -> dict | None:
-    """Read the header of a file whose weights are undamaged; None where there is no such file."""
+def inspect(path: Path, kind: str) -> tuple[dict | None, str]:
+    """Read the header of a file whose weights are undamaged, and say what is wrong with one whose are not.
+
+    Returns: the header, None where there is none, and a fault that may follow "yours"; none where there is no file.
+    """
     try:
         status = path.stat()
+    except PermissionError:
+        return None, "may not be read"
     except OSError:
-        return None
-    return _whole_header(path.resolve(), kind, status.st_mtime_ns, status.st_size)
+        return None, ""
+    return _inspect(path.absolute(), kind, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 @lru_cache(maxsize=32)
-def _whole_header(path: Path, kind: str, *_: int) -> dict | None:
+def _inspect(path: Path, kind: str, *_: int) -> tuple[dict | None, str]:
     try:
-        return checkpoint.load(path, kind)[1]
+        return load_model(STAGES[kind].model_class, path.parent)[1], ""
+    except AccessError:
+        return None, "may not be read"
     except CheckpointError:
-        return None
+        return None, "is damaged"

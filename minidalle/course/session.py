@@ -16,9 +16,9 @@ from minidalle.evaluation import curves
 from minidalle.evaluation.metrics import Rate
 from minidalle.layers import scale_embedding
 from minidalle.pipeline import MiniDalle
-from minidalle.training.loop import precision_name
+from minidalle.training.loop import Stopped, precision_name
 from minidalle.training.recipes import TINY, Preset
-from minidalle.training.run import kept_step, locked, origin_of, train_stage
+from minidalle.training.run import MAX_SEED, kept_step, locked, origin_of, train_stage
 from minidalle.training.stages import STAGES, drawn_world, frozen_parts, load_needs, stage_loss
 from minidalle.world import oracle
 from minidalle.world.captions import Description, matches
@@ -44,11 +44,11 @@ def budget() -> str:
 def seed() -> int:
     """Read the seed of your trainings from MINIDALLE_SEED; 0 where it is not set.
 
-    Raises: ValueError: when it is no whole number.
+    Raises: ValueError: when it is no whole number from 0 to 2**63 - 1.
     """
     found = os.environ.get("MINIDALLE_SEED") or "0"
-    if not found.isdecimal():
-        raise ValueError(f'MINIDALLE_SEED is "{found}"; a whole number was expected.')
+    if not found.isdecimal() or len(found) > len(str(MAX_SEED)) or int(found) > MAX_SEED:
+        raise ValueError(f'MINIDALLE_SEED is "{found:.40}"; a whole number from 0 to {MAX_SEED} was expected.')
     return int(found)
 
 
@@ -119,22 +119,26 @@ def train(stage: str) -> torch.nn.Module:
     A training that was stopped goes on from where it was kept, when it is asked for again.
 
     Returns: the averaged weights, in eval mode.
+    Raises:
+        ValueError: when there is no such stage, or your folder may not be written or is in use.
+        Stopped: when it was interrupted; what was trained so far is kept.
     """
-    there, device, recipe = folder(), pick_device(), preset().recipes[budget()]
+    if stage not in STAGES:
+        raise ValueError(f'"{stage}" is no stage; choose one of {", ".join(STAGES)}.')
+    there, device, recipe, number = folder(), pick_device(), preset().recipes[budget()], seed()
     clips = there if stage == "clip" else pieces().clip_folder()
     if STAGES[stage].needs:
         print(f"{stage} learns from the CLIP that is {'yours' if clips == there else 'shipped'}.")
-    origin = origin_of(preset(), budget(), stage, seed(), clips)
-    step = kept_step(there, stage, origin)
-    if step:
-        print(f"{stage} goes on from step {step}, where it was stopped.")
     total = recipe.stages[stage].steps
     live = LiveLoss(stage, curves.load(TINY.name, budget(), stage), theory_lines(stage, clips, device), total)
     started = time.perf_counter()
     with locked(there):
-        model = train_stage(
-            preset(), budget(), there, stage, seed(), device, step > 0, clips, on_log=live, progress=False
-        )
+        resume = kept_step(there, stage, origin_of(preset(), budget(), stage, number, clips)) > 0
+        try:
+            model = train_stage(preset(), budget(), there, stage, number, device, resume, clips, live, progress=False)
+        except Stopped as stop:
+            print(f"{stop} Run this cell again to go on from there.")
+            raise
     live.done()
     print(f"{stage}: {total} steps in {time.perf_counter() - started:.0f} s. {live.verdict()}")
     return model.eval()

@@ -1,11 +1,13 @@
 """Sliders, menus and a text field over pictures. The only file that imports ipywidgets.
 
-Pictures are made first; a callback only swaps the bytes of one Image, since some versions of JupyterLab run callbacks
+Pictures are made first; a callback only swaps the bytes of one picture, since some versions of JupyterLab run callbacks
 on another thread. Only what ipywidgets 7 and 8 both know is used. Beside each widget a notebook shows a static picture,
-for pages without a kernel.
+for pages without a kernel. Jupyter hides what goes wrong in a callback; here it is said in the widget.
 """
 
+import base64
 import html
+import textwrap
 from collections.abc import Callable, Mapping
 
 import ipywidgets
@@ -27,15 +29,16 @@ def player(frames: list[Image.Image], labels: list[str], name: str = "step") -> 
     if not frames or len(labels) != len(frames):
         raise ValueError(f"There are {len(frames)} frames and {len(labels)} labels: give one label for each frame.")
     pngs = [to_png(frame) for frame in frames]
-    picture, text = _image(pngs[0]), ipywidgets.HTML(html.escape(labels[0]))
+    picture, text = Picture(pngs[0], labels[0]), ipywidgets.HTML(html.escape(labels[0]))
     slider = ipywidgets.IntSlider(0, 0, len(frames) - 1, description=name, readout=False)
     play = ipywidgets.Play(value=0, min=0, max=len(frames) - 1, interval=max(80, 3000 // len(frames)))
     ipywidgets.jslink((play, "value"), (slider, "value"))
 
     def swap(change: dict) -> None:
-        picture.value, text.value = pngs[change["new"]], html.escape(labels[change["new"]])
+        picture.show(pngs[change["new"]], labels[change["new"]])
+        text.value = html.escape(labels[change["new"]])
 
-    slider.observe(swap, "value")
+    slider.observe(told(text, swap), "value")
     return ipywidgets.VBox([ipywidgets.HBox([play, slider]), picture, text])
 
 
@@ -57,17 +60,19 @@ def chooser(pictures: Mapping[tuple, Image.Image], **options: list) -> ipywidget
     first = tuple(menu.value for menu in menus)
     if not menus or first not in pictures:
         raise ValueError(f"There is no picture of {first}; each combination of {', '.join(options)} needs one.")
-    picture, text = _image(to_png(pictures[first])), ipywidgets.HTML()
+    said = ", ".join(name.replace("_", " ") + " {}" for name in options).format
+    picture, text = Picture(to_png(pictures[first]), said(*first)), ipywidgets.HTML()
 
     def swap(_: dict) -> None:
         key = tuple(menu.value for menu in menus)
         if key in pictures:
-            picture.value, text.value = to_png(pictures[key]), ""
+            picture.show(to_png(pictures[key]), said(*key))
+            text.value = ""
         else:
             text.value = html.escape(f"{', '.join(map(str, key))}: not drawn.")
 
     for menu in menus:
-        menu.observe(swap, "value")
+        menu.observe(told(text, swap), "value")
     return ipywidgets.VBox([*menus, picture, text])
 
 
@@ -80,34 +85,57 @@ def prompt_box(
     """Ask for a sentence and show the picture that is made of it when the button is pressed.
 
     Args:
-        draw: makes the picture; the message of a ValueError that it raises is shown in the picture's place.
+        draw: makes the picture; the message of an error that it raises is shown in the picture's place.
         value: the sentence at first.
         button: what is written on the button.
         placeholder: shown in an empty field.
     """
     field = ipywidgets.Text(value, placeholder=placeholder, layout=ipywidgets.Layout(width="60%"))
-    press, picture, text = ipywidgets.Button(description=button), _image(b""), ipywidgets.HTML()
+    press, picture, text = ipywidgets.Button(description=button), Picture(), ipywidgets.HTML()
     picture.layout.display = "none"
 
     def run(_: ipywidgets.Button) -> None:
-        press.disabled, text.value = True, "..."
+        press.disabled, text.value, display = True, "...", "none"
         try:
-            picture.value, picture.layout.display, text.value = (
-                to_png(draw(field.value)),
-                None,
-                html.escape(field.value),
-            )
-        except ValueError as error:
-            picture.layout.display, text.value = "none", html.escape(str(error))
+            picture.show(to_png(draw(field.value)), field.value)
+            text.value, display = html.escape(field.value), None
         finally:
-            press.disabled = False
+            press.disabled, picture.layout.display = False, display
 
-    press.on_click(run)
+    press.on_click(told(text, run))
     return ipywidgets.VBox([ipywidgets.HBox([field, press]), picture, text])
 
 
-def _image(png: bytes) -> ipywidgets.Image:
-    """Make the widget of a picture that keeps its own size."""
-    return ipywidgets.Image(
-        value=png, format="png", layout=ipywidgets.Layout(object_fit="none", align_self="flex-start")
-    )
+def told(text: ipywidgets.HTML, callback: Callable[[object], None]) -> Callable[[object], None]:
+    """Wrap a callback so that what it raises is said in the widget, in place of a log that nobody opens."""
+
+    def run(event: object) -> None:
+        try:
+            callback(event)
+        except Exception as error:  # whatever it is, nobody else says it
+            message = " ".join(str(error).split())
+            known = isinstance(error, ValueError) and message  # ours are sentences
+            said = message if known else f"{type(error).__name__}: {message}".removesuffix(": ")
+            text.value = html.escape(textwrap.shorten(said, 500, placeholder=" ..."))
+        except KeyboardInterrupt:
+            text.value = "Stopped."
+
+    return run
+
+
+class Picture(ipywidgets.HTML):
+    """A picture that keeps its own size, with a text for those who do not see it, which ipywidgets' Image cannot carry.
+
+    Args:
+        png: a PNG file; empty: nothing is shown.
+        alt: what is to be seen.
+    """
+
+    def __init__(self, png: bytes = b"", alt: str = ""):
+        super().__init__(layout=ipywidgets.Layout(align_self="flex-start"))
+        self.show(png, alt)
+
+    def show(self, png: bytes, alt: str) -> None:
+        """Show another picture."""
+        source = f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else "data:,"
+        self.value = f'<img src="{source}" alt="{html.escape(alt)}">'

@@ -8,13 +8,14 @@ Paper: Heusel et al. 2017, who take the penultimate layer of an Inception networ
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from minidalle.checkpoint import find_folder, load_model
+from minidalle.checkpoint import SHIPPED, load_model
 from minidalle.world.scenes import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, SIZES, Scene
 
 FACTS = {  # what the network names, and the answers; the second object and the place or relation may not be there
@@ -86,7 +87,13 @@ def feature_net() -> FeatureNet:
 
     Raises: CheckpointError: when it is missing or damaged.
     """
-    return load_model(FeatureNet, find_folder("features"))[0].eval()
+    return load_model(FeatureNet, folder())[0].eval()
+
+
+def folder() -> Path:
+    """Find the folder of the shipped network: in the installed package, or in a checkout."""
+    folders = [root / "features" for root in SHIPPED]
+    return next((path for path in folders if path.is_dir()), folders[-1])
 
 
 @torch.no_grad()

@@ -3,7 +3,10 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+DRAWS = 4000  # of a simulated experiment
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Rate:
 def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Measure the distance between the Gaussians that fit two sets of features (N, D) and (M, D).
 
-    Paper: Heusel et al. 2017, eq. 6, on CLIP's z_image in the place of Inception features.
+    Paper: Heusel et al. 2017, eq. 6. We differ: the features are those of features.py, not Inception's.
     """
     a, b = a.double(), b.double()
     root_a = matrix_sqrt(a.T.cov())
@@ -54,11 +57,34 @@ def matrix_sqrt(matrix: torch.Tensor) -> torch.Tensor:
 def precision_recall(real: torch.Tensor, made: torch.Tensor, k: int = 3) -> tuple[float, float]:
     """Measure how much of what was made lies among the real features, and how much of the real is reached.
 
+    Args:
+        real, made: features (N, D) and (M, D), more than k of each.
+        k: which of a feature's neighbours tells how far it reaches.
+
+    Raises: ValueError: when there are too few of them.
     Paper: Kynkäänniemi et al. 2019, eq. 1 and 2.
     """
+    if min(len(real), len(made)) <= k:
+        raise ValueError(f"There are {len(real)} real and {len(made)} made pictures; more than {k} of each are needed.")
 
     def covered(points: torch.Tensor, support: torch.Tensor) -> float:
         radii = torch.cdist(support, support).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
         return float((torch.cdist(points, support) <= radii).any(1).float().mean())
 
     return covered(made, real), covered(real, made)
+
+
+def chance_band(n: int, options: int) -> tuple[float, float]:
+    """Tell how far apart the shares of equally likely options lie by chance alone.
+
+    Args:
+        n: of fair draws.
+        options: among which each draw chooses.
+
+    Returns: two multiples of the fair share; the rarest option falls below the first, and the commonest rises above the
+        second, in 2.5 % of all experiments each. Simulated, from a fixed seed. Not numbers when n is 0.
+    """
+    if not n:
+        return math.nan, math.nan
+    multiples = np.random.default_rng(0).multinomial(n, [1 / options] * options, DRAWS) * options / n
+    return float(np.quantile(multiples.min(1), 0.025)), float(np.quantile(multiples.max(1), 0.975))

@@ -1,16 +1,20 @@
 """Pictures of pictures: grids with titles, and the contact sheet."""
 
+import contextlib
 import io
 import textwrap
 from pathlib import Path
 
+import matplotlib
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from minidalle.checks import whole_number
 from minidalle.data.images import to_pil
 
+MAX_PIXELS = 2**27  # of a sheet, 400 MB
 OKABE_ITO = {  # told apart with every kind of colour vision (Okabe and Ito 2008)
     "black": "#000000",
     "orange": "#E69F00",
@@ -34,6 +38,16 @@ SHEET_PROMPTS = (
 )  # the last two ask for combinations that are held out
 
 
+def own_style() -> contextlib.AbstractContextManager:
+    """Open a context in which matplotlib draws by its own defaults, whatever style was chosen: our colours need white.
+
+    Style counts when a part of a drawing is made, so all of a drawing must be made inside.
+    """
+    kept = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg", "tk", "figure.max_open")
+    return matplotlib.rc_context({k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(kept)})
+
+
+@own_style()
 def contact_sheet(rows: list[tuple[str, torch.Tensor]], title: str = "") -> Figure:
     """Lay out pictures, one caption a row.
 
@@ -42,6 +56,7 @@ def contact_sheet(rows: list[tuple[str, torch.Tensor]], title: str = "") -> Figu
         title: written above.
     """
     columns = max(len(images) for _, images in rows)
+    check_pixels(len(rows) * (columns + 3), 85, 80)
     above = 0.35 if title else 0.05  # inches
     figure = Figure(figsize=(3.0 + 0.8 * columns, above + 0.05 + 0.85 * len(rows)), dpi=100)
     FigureCanvasAgg(figure)
@@ -52,29 +67,45 @@ def contact_sheet(rows: list[tuple[str, torch.Tensor]], title: str = "") -> Figu
     for row, (caption, images) in enumerate(rows):
         label = figure.add_subplot(grid[row, 0])
         label.axis("off")
-        label.text(0, 0.5, textwrap.fill(caption, 30), va="center", fontsize=10)
+        label.text(0, 0.5, textwrap.fill(caption, 30), va="center", fontsize=10, parse_math=False)
         for column, picture in enumerate(to_pil(images)):
             axes = figure.add_subplot(grid[row, column + 1])
             axes.axis("off")
             axes.imshow(picture, interpolation="nearest")
-    figure.text(0.01, 1 - 0.1 / figure.get_figheight(), title, va="top", fontsize=11, fontweight="bold")
+    figure.text(
+        0.01, 1 - 0.1 / figure.get_figheight(), title, va="top", fontsize=11, fontweight="bold", parse_math=False
+    )
     return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with own_style():
+        figure.savefig(path)
 
 
 def to_png(picture: Image.Image | Figure, dpi: int = 72) -> bytes:
     """Write a picture, or a figure at so many dots an inch, as a PNG in memory."""
     file = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.savefig(file, format="png", dpi=dpi)
+        with own_style():
+            picture.savefig(file, format="png", dpi=dpi)
     else:
         picture.save(file, "PNG", optimize=True)
     return file.getvalue()
+
+
+def check_pixels(number: int, height: int, width: int) -> None:
+    """Refuse, before memory is taken, more pixels than a sheet of pictures should have.
+
+    Raises: ValueError: gives their number and the limit.
+    """
+    if number * height * width > MAX_PIXELS:
+        raise ValueError(
+            f"{number} pictures of {width} x {height} make a sheet of {number * width * height} pixels; at most "
+            f"{MAX_PIXELS} were expected: ask for fewer pictures, or a smaller scale."
+        )
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
@@ -99,16 +130,21 @@ def grid(
         scale: enlargement, a whole number, so that pixels stay squares.
         titles: one for each picture, written below it.
         gap: white pixels around each picture.
+
+    Raises: ValueError: when there is not one title for each picture, the scale is no whole number from 1 up, or the
+        sheet would be too large.
     """
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"There are {len(titles)} titles and {len(images)} pictures: give one for each.")
-    columns = max(1, min(columns, len(images)))
+    scale, gap = whole_number(scale, "The scale of the pictures"), whole_number(gap, "The gap between pictures", 0)
+    columns = min(whole_number(columns, "The number of columns"), max(1, len(images)))
     side_y, side_x = (scale * side for side in images.shape[-2:])
     font = ImageFont.load_default(11)
     texts = [wrap(title, font, side_x) for title in titles or []]
     line_height = 13
     below = line_height * max(map(len, texts), default=0)
     rows = -(-len(images) // columns)
+    check_pixels(columns * rows, side_y + below + gap, side_x + gap)
     sheet = Image.new("RGB", (columns * (side_x + gap) + gap, rows * (side_y + below + gap) + gap), "white")
     pen = ImageDraw.Draw(sheet)
     for i, picture in enumerate(to_pil(images)):

@@ -1,30 +1,36 @@
-"""The report card: how well a stack does what it is told, read off its pictures by the oracle.
+"""The report card: how well a model follows prompts, measured on its pictures alone.
 
-The oracle sees pictures only. Prompts are drawn from the world with seeds of their own; held-out ones ask for
-combinations that no training picture shows.
+A card is made of a painter (captions and seeds to images), prompts, and a reader that says what a picture shows.
+Prompts are drawn from the world with seeds of their own. Held-out ones ask for combinations that no training picture
+shows; those of the test split are asked on request only, so that no choice is ever made by them.
 """
 
-import json
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from minidalle.evaluation.metrics import Rate, frechet_distance, precision_recall
+from minidalle.checkpoint import read_header
+from minidalle.evaluation.features import features_of
+from minidalle.evaluation.gallery import Answer, Gallery, Painter, Understand, picture_seeds
+from minidalle.evaluation.gallery import paint_all as paint_all
+from minidalle.evaluation.metrics import Rate, chance_band, frechet_distance, precision_recall
+from minidalle.evaluation.paraphrase import paraphrase
+from minidalle.evaluation.readers import SCENES, Reader
+from minidalle.evaluation.tables import to_json as to_json
+from minidalle.evaluation.tables import to_text as to_text
 from minidalle.pipeline import MiniDalle
-from minidalle.world import oracle
 from minidalle.world.captions import Description, describe, matches, write
 from minidalle.world.render import render
 from minidalle.world.scenes import BACKGROUNDS, PLACES, SIZES, Scene, draw_scene
 
 LEVELS = {"one object": 0.0, "two objects": 1.0}  # share of scenes with two objects
-CHUNK = 128  # prompts drawn at a time, which bounds the memory
 MIN_PROMPTS = 4  # of each kind: precision and recall look at each picture's three neighbours
+RETRIEVED = 256  # scenes among which CLIP finds each
 DIVERSITY_PROMPT = "a red circle"
-ATTRIBUTES = ("count", "shape", "color", "size", "place", "relation", "background")
-Painter = Callable[[list[str], int], torch.Tensor]  # captions and a seed to images (B, 3, H, W) in [-1, 1]
+MAX_FACTS = 7
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Asked:
 
 
 def draw_prompts(n: int, two_objects: float, split: str, seed: str) -> list[Asked]:
-    """Draw prompts, such that the words of a held-out one ask for something held out."""
+    """Draw prompts whose words themselves ask for something of a split ("seen", "held out" or "test")."""
     rng, asked = random.Random(seed), []
     while len(asked) < n:
         scene = draw_scene(rng, two_objects, split)
@@ -55,27 +61,32 @@ def has_two(pipe: MiniDalle) -> bool:
 def pipeline_painter(pipe: MiniDalle, **options) -> Painter:
     """Make a painter of a pipeline; the options are those of its call."""
 
-    def paint(captions: list[str], seed: int) -> torch.Tensor:
-        return pipe(captions, generator=torch.Generator().manual_seed(seed), **options).tensor
+    def paint(captions: list[str], seeds: list[int]) -> torch.Tensor:
+        return pipe(captions, generator=[torch.Generator().manual_seed(seed) for seed in seeds], **options).tensor
 
     return paint
 
 
-def paint_all(paint: Painter, captions: list[str], seed: int = 0) -> torch.Tensor:
-    """Paint any number of captions, a chunk at a time; every chunk has a seed of its own."""
-    starts = range(0, len(captions), CHUNK)
-    return torch.cat([paint(captions[start : start + CHUNK], seed + start) for start in starts])
+def understood_by(pipe: MiniDalle, rephrase: bool = True) -> Understand:
+    """Make the function from a prompt to the words that a pipeline encodes; it refuses what the pipeline refuses."""
+
+    def understand(prompt: str) -> str:
+        (caption,) = pipe.captions([prompt], rephrase)
+        pipe.tokenizer.encode([caption])
+        return caption
+
+    return understand
 
 
-def score(asked: list[Asked], read: list[Scene | None]) -> dict[str, Rate]:
-    """Count exact matches, matches of each attribute that a caption states, and readable pictures."""
-    found = [matches(prompt.description, scene) for prompt, scene in zip(asked, read, strict=True)]
+def score(asked: list[Asked], read: list, reader: Reader = SCENES) -> dict[str, Rate]:
+    """Count exact matches, matches of each attribute that a prompt states, and readable pictures."""
+    found = [reader.check(prompt.description, reading) for prompt, reading in zip(asked, read, strict=True)]
     rates = {"exact": Rate(sum(all(f.values()) for f in found), len(found))}
-    for attribute in ATTRIBUTES:
+    for attribute in reader.attributes:
         said = [f[attribute] for f in found if attribute in f]
         if said:
             rates[attribute] = Rate(sum(said), len(said))
-    rates["readable"] = Rate(sum(scene is not None for scene in read), len(read))
+    rates["readable"] = Rate(sum(reading is not None for reading in read), len(read))
     return rates
 
 
@@ -94,56 +105,122 @@ def swapped_colors(asked: list[Asked], read: list[Scene | None]) -> Rate:
     return Rate(swapped, total)
 
 
-def diversity(read: list[Scene | None]) -> dict[str, dict[str, float]]:
-    """Compare what a prompt left open with the world: for each option its share, as a multiple of the world's."""
+def by_facts(asked: list[Asked], read: list, reader: Reader = SCENES) -> dict[str, Rate]:
+    """Count exact matches by the number of facts that a prompt states, 1 to MAX_FACTS."""
+    groups: dict[int, list[bool]] = {number: [] for number in range(1, MAX_FACTS + 1)}
+    for prompt, reading in zip(asked, read, strict=True):
+        if prompt.description.num_facts in groups:
+            exact = all(reader.check(prompt.description, reading).values())
+            groups[prompt.description.num_facts].append(exact)
+    return {str(number): Rate(sum(exact), len(exact)) for number, exact in groups.items()}
+
+
+def by_wording(
+    gallery: Gallery, asked: list[Asked], seeds: list[int], rephrase: Understand, as_typed: Understand, seed: str
+) -> dict[str, dict[str, Rate]]:
+    """Ask for the same descriptions, with the same noise, in several wordings.
+
+    Args:
+        gallery: of the model.
+        asked: what is asked for.
+        seeds: of the pictures.
+        rephrase: brings a prompt into words that the model knows.
+        as_typed: takes a prompt as it is, or refuses it for a word that the model does not know.
+        seed: of the paraphrases.
+
+    Returns: for each wording "exact", where a refused prompt is a miss in the rephrased ones and left out in those as
+        typed; "refused"; and of the prompts that were taken, those "lost" that the canonical wording follows, and
+        those "gained" that it does not.
+    """
+    rng, reader = random.Random(seed), gallery.reader
+    canonical = [write(prompt.description) for prompt in asked]
+    paraphrased = [paraphrase(prompt.description, rng) for prompt in asked]
+    wordings = {
+        "canonical": (canonical, rephrase, False),
+        "paraphrased": (paraphrased, rephrase, False),
+        "training's, as typed": ([prompt.caption for prompt in asked], as_typed, True),
+        "paraphrased, as typed": (paraphrased, as_typed, True),
+    }
+    rows, first = {}, []
+    for name, (prompts, understand, only_taken) in wordings.items():
+        shown = gallery.ask(prompts, seeds, understand)
+        exact = [
+            answer and all(reader.check(prompt.description, answer.reading).values())
+            for prompt, answer in zip(asked, shown, strict=True)
+        ]  # None where it was refused
+        first = first or exact
+        pairs = [(bool(a), b) for a, b in zip(first, exact, strict=True) if b is not None]
+        rows[name] = {
+            "exact": Rate(sum(b for _, b in pairs), len(pairs) if only_taken else len(asked)),
+            "refused": Rate(exact.count(None), len(asked)),
+            "lost": Rate(sum(a and not b for a, b in pairs), len(pairs)),
+            "gained": Rate(sum(b and not a for a, b in pairs), len(pairs)),
+        }
+    return rows
+
+
+def diversity(read: list[Scene | None]) -> dict[str, dict]:
+    """Compare what a prompt left open with the world: for each option its share, as a multiple of the world's.
+
+    Returns: for place, size and background the multiples, and under "chance" the two that a fair painter's least and
+        most frequent option would rarely leave with as many pictures (see chance_band).
+    """
     scenes = [scene for scene in read if scene is not None and len(scene.objects) == 1]
     options = {
         "place": ([scene.place for scene in scenes], PLACES),
         "size": ([scene.objects[0].size for scene in scenes], SIZES),
         "background": ([scene.background for scene in scenes], BACKGROUNDS),
     }
-    return {
+    found: dict[str, dict] = {
         name: {o: round(seen.count(o) * len(known) / max(1, len(seen)), 3) for o in known}
         for name, (seen, known) in options.items()
     }
+    bands = {name: chance_band(len(seen), len(known)) for name, (seen, known) in options.items()}
+    found["chance"] = {name: [round(end, 3) if scenes else None for end in band] for name, band in bands.items()}
+    return found
 
 
 @torch.no_grad()
-def retrieval(pipe: MiniDalle, n: int, seed: str) -> dict:
-    """Ask CLIP to find each held-out picture's full caption among n, and each caption's picture.
+def retrieval(pipe: MiniDalle, n: int, seed: str, split: str = "held out") -> dict:
+    """Ask CLIP to find each picture's full caption among n of a split, and each caption's picture.
 
     Scenes of the same facts occur more than once, so whatever fits is right.
     """
     rng = random.Random(seed)
-    scenes = [draw_scene(rng, 0.5 * has_two(pipe), split="held out") for _ in range(n)]
+    scenes = [draw_scene(rng, 0.5 * has_two(pipe), split) for _ in range(n)]
     said = [describe(scene, rng, fullness=1.0) for scene in scenes]
-    z_text = pipe.encode([write(description, rng) for description in said]).z_text
+    z_text = pipe.encode(pipe.captions([write(description, rng) for description in said])).z_text
     z_image = pipe.clip.encode_image(render(scenes, pipe.clip.config.image_size).to(pipe.device))
-    similarity = z_image @ z_text.T
+    similarity = z_image @ z_text.T  # a row for each picture, a column for each caption
     caption_of, picture_of = (similarity.argmax(dim).tolist() for dim in (1, 0))
-    fits = [
-        [all(matches(said[j], scenes[i]).values()) for i, j in found]
-        for found in (enumerate(caption_of), zip(picture_of, range(n), strict=True))
-    ]
-    hits = [sum(found) for found in fits]
-    return {"image to text": Rate(hits[0], n), "text to image": Rate(hits[1], n), "chance": 1 / n}
+    captions_found = sum(all(matches(said[j], scenes[i]).values()) for i, j in enumerate(caption_of))
+    pictures_found = sum(all(matches(said[j], scenes[i]).values()) for j, i in enumerate(picture_of))
+    return {"image to text": Rate(captions_found, n), "text to image": Rate(pictures_found, n), "chance": 1 / n}
 
 
-@torch.no_grad()
-def fidelity(pipe: MiniDalle, made: torch.Tensor, asked: list[Asked]) -> dict:
+def fidelity(made: list[torch.Tensor], asked: list[Asked], size: int) -> dict[str, float] | None:
     """Compare painted pictures with real ones; as the floor, real ones of the same prompts with those.
 
     The real ones are of no prompt: beside the scenes that the prompts were drawn from, painted pictures would have
     more in common with them than real ones of their own.
+
+    Args:
+        made: features (D,) of the painted pictures; there may be fewer of them than prompts.
+        asked: the prompts.
+        size: of the pictures.
+
+    Returns: distances and shares; None when there are too few pictures.
     """
-    size, rng = pipe.clip.config.image_size, random.Random("report/real")
-    real = render([draw_scene(rng, len(prompt.scene.objects) - 1) for prompt in asked], size)
-    other = render([prompt.scene for prompt in asked], size)
-    made, real, other = (pipe.clip.encode_image(images.to(pipe.device)).cpu() for images in (made, real, other))
-    precision, recall = precision_recall(real, made)
+    if len(made) < MIN_PROMPTS:
+        return None
+    rng = random.Random("report/real")
+    real = features_of(render([draw_scene(rng, len(prompt.scene.objects) - 1) for prompt in asked], size))
+    other = features_of(render([prompt.scene for prompt in asked], size))
+    painted = torch.stack(made)
+    precision, recall = precision_recall(real, painted)
     floor_precision, floor_recall = precision_recall(real, other)
     return {
-        "frechet": round(frechet_distance(real, made), 5),
+        "frechet": round(frechet_distance(real, painted), 5),
         "frechet floor": round(frechet_distance(real, other), 5),
         "precision": round(precision, 3),
         "recall": round(recall, 3),
@@ -152,84 +229,120 @@ def fidelity(pipe: MiniDalle, made: torch.Tensor, asked: list[Asked]) -> dict:
     }
 
 
-def report_card(pipe: MiniDalle, n: int = 500, seed: int = 0, **options) -> dict:
-    """Measure a stack.
+def measure(
+    paint: Painter,
+    n: int = 500,
+    seed: int = 0,
+    two_objects: bool = True,
+    test: bool = False,
+    rephrase: Understand = str,
+    as_typed: Understand | None = None,
+    name: str = "",
+) -> dict:
+    """Measure any painter of drawn scenes: a system of this package or a rival.
+
+    Args:
+        paint: takes what rephrase gives.
+        n: prompts of each kind (one object, two; seen, held out).
+        seed: of the prompts and of the noise.
+        two_objects: whether to ask for two objects.
+        test: whether to ask the test split, by prompts of another seed, in the place of the held-out one.
+        rephrase: brings a prompt into words that the painter knows, or refuses it.
+        as_typed: takes a prompt as it is, or refuses it; None: as rephrase.
+        name: of the model, with which progress is told on stderr; empty: it is not.
+
+    Returns: what of a card can be measured on pictures alone.
+    Raises: ValueError: when n is too small for the distances.
+    """
+    if n < MIN_PROMPTS:
+        raise ValueError(f"{n} prompts of each kind were asked for; the distances need {MIN_PROMPTS} or more.")
+    hidden, prefix = ("test", "report/test") if test else ("held out", "report")
+    card: dict = {"n": n, "seed": seed, "split": hidden, "following": {}, "wording": {}}
+    gallery, all_seen = Gallery(paint, name=name), ([], [])
+    ways = (rephrase, as_typed or rephrase)
+    for level, share in LEVELS.items() if two_objects else [("one object", 0.0)]:
+        for split in ("seen", hidden):
+            kind = f"{level}, {split}"
+            asked = draw_prompts(n, share, split, f"{prefix}/{kind}/{seed}")
+            seeds = picture_seeds(n, f"{prefix}/{kind}/{seed}")
+            answers = gallery.ask([prompt.caption for prompt in asked], seeds, rephrase)
+            card["following"][kind] = score(asked, readings(answers))
+            if share:
+                card["following"][kind]["swapped colors"] = swapped_colors(asked, readings(answers))
+            if split == "seen":
+                all_seen[0].extend(asked)
+                all_seen[1].extend(answers)
+                words = f"{prefix}/wording/{level}/{seed}"
+                card["wording"][level] = by_wording(gallery, asked, seeds, *ways, words)
+    card["facts"] = by_facts(all_seen[0], readings(all_seen[1]))
+    same, seeds = [DIVERSITY_PROMPT] * n, picture_seeds(n, f"{prefix}/diversity/{seed}")
+    card["diversity"] = {"prompt": DIVERSITY_PROMPT, "n": n, **diversity(readings(gallery.ask(same, seeds, rephrase)))}
+    card["fidelity"] = fidelity([answer.features for answer in all_seen[1] if answer], all_seen[0], gallery.image_size)
+    card["cost"] = {"seconds a picture": round(gallery.seconds / max(1, len(gallery.kept)), 4)}
+    return card
+
+
+def readings(answers: list[Answer | None]) -> list:
+    """Take the readings; None where a prompt was refused."""
+    return [answer and answer.reading for answer in answers]
+
+
+def count_calls(pipe: MiniDalle, **options) -> dict[str, int]:
+    """Count how often each network is called for one picture."""
+    calls = {"text tower": 0, "prior": 0, "decoder": 0}
+    networks = dict(zip(calls, (pipe.clip.text_tower, pipe.prior, pipe.decoder), strict=True))
+
+    def count(name: str) -> Callable:
+        def hook(*_) -> None:
+            calls[name] += 1
+
+        return hook
+
+    hooks = [network.register_forward_hook(count(name)) for name, network in networks.items()]
+    try:
+        pipe(DIVERSITY_PROMPT, generator=torch.Generator().manual_seed(0), **options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def training_seconds(folder: Path) -> dict[str, float]:
+    """Read how long the models of a folder were trained, where their headers say so."""
+    headers = {kind: read_header(folder / f"{kind}.safetensors", kind) for kind in ("clip", "prior", "decoder")}
+    return {kind: header["seconds"] for kind, header in headers.items() if "seconds" in header}
+
+
+def report_card(
+    pipe: MiniDalle,
+    n: int = 500,
+    seed: int = 0,
+    test: bool = False,
+    folder: Path | None = None,
+    name: str = "",
+    **options,
+) -> dict:
+    """Measure a system.
 
     Args:
         pipe: what to measure.
-        n: prompts of each kind (one object, two where the stack was trained on them; seen, held out).
-        seed: of the prompts and of the noise.
+        n, seed, test, name: see measure.
+        folder: that the system was loaded from, whose headers tell the cost of its training; None: not told.
         options: of the pipeline's call, such as guidance_scale.
 
     Returns: rates, distances and costs; to_json and to_text write them down.
     Raises: ValueError: when n is too small for the distances.
     """
-    if n < MIN_PROMPTS:
-        raise ValueError(f"{n} prompts of each kind were asked for; the distances need {MIN_PROMPTS} or more.")
-    paint = pipeline_painter(pipe, **options)
-    card: dict = {"n": n, "seed": seed, "following": {}}
-    seen_prompts, seen_images = [], []
-    started, painted = time.perf_counter(), 0
-    for level, share in LEVELS.items():
-        if share and not has_two(pipe):
-            continue
-        for split in ("seen", "held out"):
-            kind = f"{level}, {split}"
-            asked = draw_prompts(n, share, split, f"report/{kind}/{seed}")
-            images = paint_all(paint, [prompt.caption for prompt in asked], seed)
-            read = oracle.read(images)
-            card["following"][kind] = score(asked, read)
-            painted += n
-            if level == "two objects":
-                card["following"][kind]["swapped colors"] = swapped_colors(asked, read)
-            if split == "seen":
-                seen_prompts += asked
-                seen_images.append(images)
-    seconds = (time.perf_counter() - started) / painted
-    same = paint_all(paint, [DIVERSITY_PROMPT] * n, seed + 1)
-    card["diversity"] = {"prompt": DIVERSITY_PROMPT, "n": n, **diversity(oracle.read(same))}
-    card["fidelity"] = fidelity(pipe, torch.cat(seen_images), seen_prompts)
-    card["retrieval"] = retrieval(pipe, 256, f"report/retrieval/{seed}")
-    parameters = {
-        name: sum(p.numel() for p in getattr(pipe, name).parameters()) for name in ("clip", "prior", "decoder")
+    paint = pipeline_painter(pipe, rephrase=False, **options)
+    words = {"rephrase": understood_by(pipe), "as_typed": understood_by(pipe, rephrase=False)}
+    card = measure(paint, n, seed, has_two(pipe), test, name=name, **words)
+    where = f"report/test/retrieval/{seed}" if test else f"report/retrieval/{seed}"
+    card["retrieval"] = retrieval(pipe, RETRIEVED, where, card["split"])
+    parts = {"clip": pipe.clip, "prior": pipe.prior, "decoder": pipe.decoder}
+    card["cost"] |= {
+        "parameters": {part: sum(p.numel() for p in model.parameters()) for part, model in parts.items()},
+        "network calls a picture": count_calls(pipe, **options),
     }
-    card["cost"] = {"parameters": parameters, "seconds a picture": round(seconds, 4)}
+    if folder:
+        card["cost"]["training seconds"] = training_seconds(folder)
     return card
-
-
-def to_json(card: dict) -> str:
-    """Write a report card as JSON, every rate with its interval and n."""
-    return json.dumps(card, indent=1, default=Rate.to_json)
-
-
-def to_text(card: dict) -> str:
-    """Write a report card for people."""
-    kinds = list(card["following"])
-    lines = [f"Prompt following, share of {card['n']} prompts each (95 % interval of exact match), read by the oracle"]
-    lines.append(f"{'':16}" + "".join(f"{kind:>24}" for kind in kinds))
-    for name in ("exact", *ATTRIBUTES, "readable", "swapped colors"):
-        if not any(name in rates for rates in card["following"].values()):
-            continue
-        cells = []
-        for kind in kinds:
-            rate = card["following"][kind].get(name)
-            text = f"{100 * rate.share:.1f} %" if rate and rate.n else "-"
-            if name == "exact":
-                text += f" ({100 * rate.interval[0]:.1f}-{100 * rate.interval[1]:.1f})"
-            cells.append(f"{text:>24}")
-        lines.append(f"{name:16}" + "".join(cells))
-    varied = [card["diversity"][name].values() for name in ("place", "size", "background")]
-    spans = [f"{min(v):.2f} to {max(v):.2f}" for v in varied]
-    fid, found = card["fidelity"], card["retrieval"]
-    lines += [
-        f'Diversity of "{card["diversity"]["prompt"]}", shares as multiples of the world\'s: '
-        f"places {spans[0]}, sizes {spans[1]}, backgrounds {spans[2]}",
-        f"Fidelity: Fréchet distance {fid['frechet']:.4f} (real against real {fid['frechet floor']:.4f}), "
-        f"precision {fid['precision']:.2f} ({fid['precision floor']:.2f}), "
-        f"recall {fid['recall']:.2f} ({fid['recall floor']:.2f})",
-        f"CLIP retrieval@1, held out: image to text {100 * found['image to text'].share:.1f} %, "
-        f"text to image {100 * found['text to image'].share:.1f} % (chance {100 * found['chance']:.1f} %)",
-        f"Cost: {sum(card['cost']['parameters'].values()) / 1e6:.1f} M parameters, "
-        f"{card['cost']['seconds a picture']:.3f} s a picture in batches of {CHUNK}",
-    ]
-    return "\n".join(lines)

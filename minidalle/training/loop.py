@@ -24,6 +24,8 @@ from minidalle.training.state import load_state, save_state
 
 LOG_EVERY = 10  # steps between lines of metrics; numbers are fetched from a GPU as rarely
 SAVE_SECONDS = 20.0  # between saves, so that a crash costs less than half a minute
+MAX_SKIPS = 24  # steps in a row that may overflow while the scale of a float16 loss falls
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 class TrainingError(RuntimeError):
@@ -31,10 +33,11 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A training that was asked to stop and has been saved; `signal` is the number of the signal that asked."""
+    """A training that was asked to stop; `signal` is the number of the signal that asked."""
 
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    def __init__(self, name: str, number: int, step: int, state_path: Path | None):
+        kept = f"step {step} is kept in {state_path}" if state_path else "nothing was to be kept"
+        super().__init__(f"{name}: stopped by {signal.Signals(number).name}; {kept}.")
         self.signal = number
 
 
@@ -64,25 +67,25 @@ def fit(
 
     Returns: a copy of the model with averaged weights (EMA), the one to use.
     Raises:
-        TrainingError: when a loss or a gradient is no longer a finite number; the last good state is still kept.
+        TrainingError: when a loss, a gradient or a weight is no longer a finite number; the last good state is kept.
         ValueError: when the state belongs to another training or is damaged.
         Stopped: after a save, when Ctrl-C was pressed or the process was asked to end.
     """
     trainer = Trainer(model, recipe)
     resumed = trainer.load(state_path, origin) if resume and state_path is not None and state_path.exists() else None
     first, spent = (resumed["step"], resumed["seconds"]) if resumed else (0, 0.0)
-    started, saved, saved_at = time.perf_counter() - spent, first, time.perf_counter()
+    started, saved, timer = time.perf_counter() - spent, first, SaveTimer()
     model.train()
     with Progress(name, first, recipe.steps, recipe.batch_size, progress) as bar, delayed_stop() as stopped_by:
         for step in range(first, recipe.steps):
             trainer.step(loss_at, step)
             done, stop = step + 1, stopped_by()
-            keep = state_path is not None and (stop or time.perf_counter() - saved_at > SAVE_SECONDS)
+            keep = (timer.due() or stop) and state_path is not None
             log = done % LOG_EVERY == 0 or done == recipe.steps
             if (keep or log or trainer.on_cpu) and (bad := trainer.first_bad()):
                 kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
                 raise TrainingError(
-                    f"{name}: the loss or its gradient was not finite at step {bad}; {kept}: "
+                    f"{name}: the loss, its gradient or a weight was not finite at step {bad}; {kept}: "
                     "lower the rates in its recipe."
                 )
             if log:
@@ -92,10 +95,28 @@ def fit(
                     on_log(line)
             if keep:
                 trainer.save(state_path, done, time.perf_counter() - started, origin)
-                saved, saved_at = done, time.perf_counter()
+                saved = done
+                timer.restart()
             if stop:
-                raise Stopped(stop)
+                raise Stopped(name, stop, done, state_path)
     return trainer.averaged
+
+
+class SaveTimer:
+    """Tells when the next step might end later than SAVE_SECONDS after the last save."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew: all is saved."""
+        self.saved = self.last_step = time.perf_counter()
+
+    def due(self) -> bool:
+        """Say, at the end of each step, whether another as long would be too long to wait."""
+        now = time.perf_counter()
+        seconds, self.last_step = now - self.last_step, now
+        return now + seconds - self.saved > SAVE_SECONDS
 
 
 class Trainer:
@@ -110,6 +131,7 @@ class Trainer:
         self.use_precision(half_precision(self.device))
         self.loss_sum, self.loss_count = torch.zeros((), device=self.device), 0
         self.bad_step = torch.zeros((), dtype=torch.int64, device=self.device)  # 0: all was finite
+        self.skipped = 0  # steps in a row
 
     def use_precision(self, dtype: torch.dtype | None) -> None:
         """Compute in a 16-bit type, or in float32; float16 needs losses to be scaled."""
@@ -130,22 +152,32 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
 
-        # A scaled loss may overflow in the gradient: that step is skipped, by all optimisers alike
-        scaled = self.scaler.is_enabled()
-        finite = loss.detach().isfinite() if scaled else loss.detach().isfinite() & norm.isfinite()
-        self.bad_step = torch.where((self.bad_step == 0) & ~finite, step + 1, self.bad_step)
-        # On a GPU without scaling the question would make the device wait
-        if (self.on_cpu or scaled) and not (finite and norm.isfinite()):
-            self.scaler.update()
-            return self._count(loss)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        if self._may_step(step, loss.detach(), norm):
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
+            average_weights(self.averaged, self.model, min(self.recipe.ema_decay, (step + 1) / (step + 10)))
+            sizes = torch._foreach_norm(list(self.model.parameters()))
+            self._note(step, torch.stack(sizes).sum().isfinite())
         self.scaler.update()
-        average_weights(self.averaged, self.model, min(self.recipe.ema_decay, (step + 1) / (step + 10)))
-        return self._count(loss)
-
-    def _count(self, loss: torch.Tensor) -> None:
         self.loss_sum, self.loss_count = self.loss_sum + loss.detach(), self.loss_count + 1
+
+    def _may_step(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> bool:
+        """Tell whether loss and gradient can be used, and note where they cannot.
+
+        On a GPU the question would make it wait, so there the answer is yes, and the note is read before a save.
+        """
+        if not self.scaler.is_enabled():
+            finite = loss.isfinite() & norm.isfinite()
+            self._note(step, finite)
+            return not self.on_cpu or bool(finite)
+        # A scaled loss may overflow in its gradient: all optimisers skip that step, and the scale falls
+        self.skipped = 0 if norm.isfinite() else self.skipped + 1
+        if self.skipped > MAX_SKIPS or not loss.isfinite():
+            self._note(step, torch.zeros_like(self.bad_step).bool())
+        return self.skipped == 0 and bool(loss.isfinite())
+
+    def _note(self, step: int, finite: torch.Tensor) -> None:
+        self.bad_step = torch.where((self.bad_step == 0) & ~finite, step + 1, self.bad_step)
 
     def first_bad(self) -> int:
         """Give the first step, counted from 1, whose numbers were not finite; 0 when there is none."""
@@ -201,19 +233,21 @@ def average_weights(averaged: nn.Module, model: nn.Module, decay: float) -> None
 
 @contextlib.contextmanager
 def delayed_stop() -> Iterator[Callable[[], int]]:
-    """Let Ctrl-C and a request to end (SIGTERM) wait for the end of a step.
+    """Let Ctrl-C and a request to end (SIGTERM, SIGHUP) wait.
 
-    Gives a function that tells which signal came, 0 for none. A signal that the process ignores stays ignored.
+    Gives a function that tells which signal came, 0 for none: to answer it, raise. A signal that is not answered is
+    sent again at the end, to whoever handled it before. One that the process ignores (nohup) stays ignored, and beside
+    the main thread, where Python has no say about signals, none waits.
     """
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    watched = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+    here = threading.current_thread() is threading.main_thread()
+    watched = [s for s in STOPPING if here and signal.getsignal(s) is not signal.SIG_IGN]
     before = {s: signal.signal(s, lambda number, _: received.append(number)) for s in watched}
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     try:
         yield lambda: received[0] if received else 0
     finally:
         for s, handler in before.items():
-            signal.signal(s, usual[s] if handler is None else handler)  # None: one that Python did not set
+            usual = signal.default_int_handler if s == signal.SIGINT else signal.SIG_DFL
+            signal.signal(s, usual if handler is None else handler)  # None: one that Python did not set
+    if received:
+        signal.raise_signal(received[0])

@@ -6,12 +6,17 @@ import torch
 from torch import nn
 
 from minidalle import checkpoint
+from minidalle.checkpoint import CheckpointError, brief
+from minidalle.checks import finite_number, whole_number
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+SETS = 4  # of numbers as large as the model: its weights, the averaged ones, and at most two averages of an optimiser
 
 
 def save_state(
     path: Path, header: dict, model: nn.Module, averaged: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> None:
-    """Write the state of a training."""
+    """Write the state of a training; header holds step, seconds, origin, scaler, precision, threads and loss."""
     names = {p: name for name, p in model.named_parameters()}
     tensors = {f"model.{name}": p for name, p in model.named_parameters()}
     tensors |= {f"averaged.{name}": p for name, p in averaged.named_parameters()}
@@ -21,6 +26,28 @@ def save_state(
     checkpoint.save(path, "training", tensors, header)
 
 
+def read_state(path: Path) -> dict:
+    """Read what the state of a training says of itself.
+
+    Raises: CheckpointError: when it is missing, may not be read, is damaged, or says nothing that can be used.
+    """
+    header = checkpoint.read_header(path, "training")
+    try:
+        whole_number(header["step"], "its step")
+        finite_number(header["seconds"], "its time")
+        whole_number(header["threads"], "its number of threads", high=1024)
+        total, count = header["loss"]
+        finite_number(total, "its loss"), whole_number(count, "its count of losses", low=0)
+        scaler = header["scaler"]
+        if scaler:
+            finite_number(min(scaler[name] for name in torch.amp.GradScaler("cpu").state_dict()), "its scale")
+        if header["precision"] not in PRECISIONS or not isinstance(header["origin"], dict | None):
+            raise ValueError(f"its precision is {brief(header['precision'])}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no usable state of a training ({brief(error)}): delete it.") from error
+    return header
+
+
 def load_state(
     path: Path, model: nn.Module, averaged: nn.Module, optimizers: list[torch.optim.Optimizer], origin: dict | None
 ) -> dict:
@@ -28,34 +55,44 @@ def load_state(
 
     Raises: ValueError: when the state belongs to another training or is damaged.
     """
-    tensors, header = checkpoint.load(path, "training")
+    header = read_state(path)
     if header["origin"] != origin:
         raise ValueError(
             f"{path} belongs to another training ({differences(header['origin'], origin)}): "
             "resume that one, name another folder, or begin anew without resuming."
         )
+    tensors, header = load_tensors(path, model)
     groups: dict[str, dict] = {"model": {}, "averaged": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        group, rest = name.split(".", 1)
-        groups[group][rest] = tensor
-    try:
-        model.load_state_dict(groups["model"])
-        averaged.load_state_dict(groups["averaged"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} is of a model of other sizes: name another folder, or begin anew.") from error
     parameters = dict(model.named_parameters())
     owner = {p: optimizer for optimizer in optimizers for p in optimizer.param_groups[0]["params"]}
-    for name, tensor in groups["optimizer"].items():
-        key, parameter = name.split(".", 1)
-        p = parameters[parameter]
-        owner[p].state[p][key] = tensor.to(p.device) if key != "step" else tensor
+    try:
+        for name, tensor in tensors.items():
+            group, rest = name.split(".", 1)
+            groups[group][rest] = tensor
+        model.load_state_dict(groups["model"])
+        averaged.load_state_dict(groups["averaged"])
+        for name, tensor in groups["optimizer"].items():
+            key, parameter = name.split(".", 1)
+            p = parameters[parameter]
+            if tensor.shape != (p.shape if key != "step" else ()):
+                raise ValueError(f"{name} has other sizes")
+            owner[p].state[p][key] = tensor.to(p.device) if key != "step" else tensor
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is of a model of other sizes: name another folder, or begin anew.") from error
     return header
+
+
+def load_tensors(path: Path, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read the state of a training of this model; no more memory is taken than such a state needs.
+
+    Raises: CheckpointError: when it cannot be read, is damaged, or is larger.
+    """
+    sizes = [p.numel() for p in model.parameters()]
+    return checkpoint.load(path, "training", most=SETS * sum(sizes) + len(sizes))
 
 
 def differences(there: dict | None, here: dict | None) -> str:
     """Say in which entries two origins differ."""
     there, here = there or {}, here or {}
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    return "; ".join(
-        f"its {n} is {checkpoint.brief(there.get(n))}, {checkpoint.brief(here.get(n))} was asked" for n in names
-    )
+    return "; ".join(f"its {brief(n)} is {brief(there.get(n))}, {brief(here.get(n))} was asked" for n in names)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from minidalle.tokenizer import Tokenizer, split_words
 from minidalle.world.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES, Object, Scene, pick, split_of
 
-# The words of each fact, the usual one first; write draws each as often as the others
+# The words of each fact, the usual one first
 WORDS = {
     "circle": ("circle", "disc"),
     "square": ("square", "box"),
@@ -40,6 +40,7 @@ SAID = {"color": 0.7, "shape": 0.7, "size": 0.5, "place": 0.5, "relation": 0.85,
 # How often the second of two objects is named first. At one half, order and relation together say which is the upper
 # one and neither does alone: an exclusive or, which CLIP did not begin to learn in 2,000 batches
 TURNED = 0.25
+USUAL = 0.5  # how often the usual words are taken; the others share the rest
 PLACE_FIRST, GROUND_FIRST = 0.25, 0.2  # how often a place and a background open the sentence
 
 
@@ -107,7 +108,9 @@ def write(description: Description, rng: random.Random | None = None) -> str:
     """
 
     def choose(options: tuple[str, ...]) -> str:
-        return pick(rng, options) if rng and len(options) > 1 else options[0]
+        if rng is None or len(options) == 1 or rng.random() < USUAL:
+            return options[0]
+        return pick(rng, options[1:])
 
     def word(fact: str) -> str:
         return choose(WORDS.get(fact, (fact,)))

@@ -1,6 +1,8 @@
 """Widgets: moving a control changes the picture, and nothing is computed or drawn with pyplot meanwhile."""
 
+import base64
 import io
+import re
 
 import ipywidgets
 import pytest
@@ -20,7 +22,8 @@ def parts(widget: ipywidgets.Widget, kind: type) -> list:
 
 def shown(widget: ipywidgets.Widget) -> tuple[int, int, int]:
     """Read the colour of the picture that is shown."""
-    with Image.open(io.BytesIO(parts(widget, ipywidgets.Image)[0].value)) as picture:
+    png = re.search('src="data:image/png;base64,([^"]*)"', parts(widget, widgets.Picture)[0].value)[1]
+    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
         return picture.convert("RGB").getpixel((4, 4))
 
 
@@ -32,7 +35,15 @@ def text(widget: ipywidgets.Widget) -> str:
     return parts(widget, ipywidgets.HTML)[-1].value
 
 
-def test_a_player_swaps_frame_and_label():
+@pytest.fixture
+def links(monkeypatch):
+    """Note which values are linked; the browser keeps them equal, so without one nothing shows."""
+    made = []
+    monkeypatch.setattr(ipywidgets, "jslink", lambda *ends: made.append(ends))
+    return lambda: made
+
+
+def test_a_player_swaps_frame_and_label(links):
     player = widgets.player([RED, GREEN, BLUE], ["t = 0", "t < 1", "t = 2"], "timestep")
     slider = parts(player, ipywidgets.IntSlider)[0]
     assert (slider.min, slider.max, slider.description) == (0, 2, "timestep")
@@ -41,7 +52,9 @@ def test_a_player_swaps_frame_and_label():
     assert (shown(player), text(player)) == (color(GREEN), "t &lt; 1")
     slider.value = 0
     assert shown(player) == color(RED)
-    assert parts(player, ipywidgets.Play)[0].max == 2
+    play, (link,) = parts(player, ipywidgets.Play)[0], links()
+    assert play.max == 2
+    assert link == ((play, "value"), (slider, "value"))  # so that playing moves the slider, which swaps the picture
     assert pyplot.get_fignums() == []
 
 
@@ -81,7 +94,7 @@ def test_a_prompt_box_draws_when_it_is_pressed():
 
     box = widgets.prompt_box(draw, "a disc")
     field, button = parts(box, ipywidgets.Text)[0], parts(box, ipywidgets.Button)[0]
-    picture = parts(box, ipywidgets.Image)[0]
+    picture = parts(box, widgets.Picture)[0]
     assert field.value == "a disc" and asked == [] and picture.layout.display == "none"
     button.click()
     assert asked == ["a disc"] and shown(box) == color(GREEN) and picture.layout.display is None

@@ -8,7 +8,7 @@ from torch import nn
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.decoder import Decoder, DecoderConfig
 from minidalle.prior import DiffusionPrior, PriorConfig
-from minidalle.training.optim import Muon, orthogonalize, split_parameters
+from minidalle.training.optim import Muon, make_optimizers, orthogonalize, split_parameters
 from minidalle.unet import UNetConfig
 
 
@@ -147,3 +147,12 @@ def test_every_trainable_parameter_has_one_optimizer(build):
     assert {id(p) for p in matrices} == {
         id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m is not frozen
     }
+
+
+def test_optimizers_have_the_rates_and_memories_that_were_tried():
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    muon, adam = make_optimizers(model, matrix_lr=0.3, lr=0.2, weight_decay=0.1)
+    ours, theirs = muon.param_groups[0], adam.param_groups[0]
+    assert ours["params"] == [model[0].weight] and len(theirs["params"]) == 3
+    assert (ours["lr"], ours["momentum"], ours["weight_decay"]) == (0.3, 0.95, 0.1)
+    assert (theirs["lr"], theirs["betas"], theirs["weight_decay"]) == (0.2, (0.9, 0.99), 0)

@@ -12,7 +12,7 @@ from PIL import Image
 from minidalle.course import figures
 from minidalle.evaluation import pictures
 from minidalle.evaluation.pictures import SHEET_PROMPTS, contact_sheet, save_figure
-from minidalle.world.captions import parse
+from minidalle.world.grammar import parse
 from minidalle.world.render import as_range
 
 PALETTE = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -62,8 +62,8 @@ def test_no_figure_is_left_with_pyplot():
 
 
 def test_the_sheets_prompts_are_of_the_world_and_the_last_two_held_out():
-    assert [parse(prompt).is_held_out for prompt in SHEET_PROMPTS[-2:]] == [True, True]
-    assert not any(parse(prompt).is_held_out for prompt in SHEET_PROMPTS[:5])
+    splits = [parse(prompt).split for prompt in SHEET_PROMPTS]
+    assert splits[-2:] == ["held out"] * 2 and "held out" not in splits[:5]
 
 
 def displayed(monkeypatch) -> list[tuple[dict, dict]]:
@@ -146,3 +146,18 @@ def test_a_title_stays_below_its_own_picture():
     sheet = np.array(pictures.grid(plain("red", 2), columns=2, scale=12, gap=6, titles=["wide words wrap within", ""]))
     ink = np.argwhere((sheet < 100).all(-1))
     assert len(ink) and ink[:, 0].min() > 6 + 96 and ink[:, 1].max() < 6 + 96 + 3
+
+
+def test_each_line_of_a_title_has_a_place_of_its_own():
+    def ink(title: str) -> np.ndarray:
+        sheet = np.array(pictures.grid(plain("red", 1), scale=12, gap=0, titles=[title]))
+        return (sheet < 100).all(-1)[96:].any(1)
+
+    one, two = ink("nnnnnnnn"), ink("nnnnnnnn nnnnnnnn")
+    assert len(two) == 2 * len(one)
+    assert np.array_equal(two[: len(one)], one) and np.array_equal(two[len(one) :], one) and one.any()
+
+
+def test_a_loss_is_drawn_from_zero_or_from_its_least():
+    assert figures.loss_curve("x", [(10, 3.0), (20, 2.0)]).axes[0].get_ylim()[0] == 0
+    assert figures.loss_curve("x", [(10, 3.0), (20, -2.0)]).axes[0].get_ylim()[0] == -2

@@ -1,6 +1,8 @@
 """Runs: a folder of stages that survives being stopped, killed, taken up and asked for twice."""
 
+import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +18,8 @@ from minidalle.checkpoint import load_model, save_model
 from minidalle.clip import CLIP
 from minidalle.data.batches import World
 from minidalle.training import run
-from minidalle.training.recipes import STAGES
-from minidalle.training.run import train
-from minidalle.training.stages import KINDS
+from minidalle.training.run import origin_of, train
+from minidalle.training.stages import STACK, STAGES, derived_seed, step_generator
 
 
 def tensors(folder: Path, kind: str) -> dict[str, torch.Tensor]:
@@ -26,7 +27,7 @@ def tensors(folder: Path, kind: str) -> dict[str, torch.Tensor]:
 
 
 def same_weights(a: Path, b: Path) -> bool:
-    pairs = [(tensors(a, kind), tensors(b, kind)) for kind in STAGES]
+    pairs = [(tensors(a, kind), tensors(b, kind)) for kind in STACK]
     return all(x.keys() == y.keys() and all(torch.equal(x[n], y[n]) for n in x) for x, y in pairs)
 
 
@@ -39,16 +40,16 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 
 def test_a_run_leaves_three_models_their_origin_and_their_metrics(micro_run):
-    files = {f"{stage}.{end}" for stage in STAGES for end in ("safetensors", "metrics.jsonl")}
+    files = {f"{stage}.{end}" for stage in STACK for end in ("safetensors", "metrics.jsonl")}
     assert {path.name for path in micro_run.iterdir()} - {"run.lock"} == files
-    for stage in STAGES:
-        model, header = load_model(KINDS[stage], micro_run)
-        assert model.config == getattr(MICRO, stage)
+    for stage in STACK:
+        model, header = load_model(STAGES[stage].model_class, micro_run)
+        assert model.config == MICRO.models[stage]
         assert (header["preset"], header["recipe"], header["seed"]) == ("micro", "quick", 0)
         assert header["pictures"] == 12 * 8 and header["seconds"] >= 0
         assert [line["step"] for line in metrics(micro_run, stage)] == [10, 12]
     clip = checkpoint.load(micro_run / "clip.safetensors", "clip")[1]["sha256"]
-    assert all(checkpoint.load(micro_run / f"{kind}.safetensors", kind)[1]["clip"] == clip for kind in STAGES[1:])
+    assert all(checkpoint.load(micro_run / f"{kind}.safetensors", kind)[1]["clip"] == clip for kind in STACK[1:])
 
 
 def test_a_seed_gives_the_same_weights_and_another_one_others(micro_run, tmp_path):
@@ -61,20 +62,88 @@ def test_a_seed_gives_the_same_weights_and_another_one_others(micro_run, tmp_pat
     )
 
 
-def test_stages_see_scenes_of_their_own(monkeypatch, tmp_path):
-    seen = {}
+def test_the_seed_decides_the_first_weights_and_the_data_each(monkeypatch, tmp_path):
+    """Seen apart: the weights before the first step, and the batches."""
+    first, batches = {}, {}
+    draw, fit = World.batch, run.fit
+
+    def batch(world, step, batch_size):
+        found = draw(world, step, batch_size)
+        batches.setdefault(seed, []).append(found.captions)
+        return found
+
+    def watched(model, *args, **options):
+        first[seed] = model.image_tower.positions.detach().clone()
+        return fit(model, *args, **options)
+
+    monkeypatch.setattr(World, "batch", batch)
+    monkeypatch.setattr(run, "fit", watched)
+    for seed in (0, 1):
+        train(MICRO, "quick", tmp_path / str(seed), ("clip",), seed=seed)
+    assert not torch.equal(first[0], first[1])
+    assert all(one != other for one, other in zip(batches[0], batches[1], strict=True))
+
+
+def test_stages_see_scenes_of_their_own_as_their_recipe_says(monkeypatch, tmp_path):
+    seen, worlds = {}, {}
     draw = World.batch
 
     def batch(world, step, batch_size):
         found = draw(world, step, batch_size)
         seen.setdefault(world.seed, set()).update(found.scenes)
+        worlds[world.seed] = world
         return found
 
     monkeypatch.setattr(World, "batch", batch)
     for seed in (0, 1):
-        train(MICRO, "quick", tmp_path, seed=seed)
-    assert len(seen) == 6
+        train(MICRO, "quick", tmp_path / str(seed), ("clip", "prior", "decoder", "upsampler"), seed=seed)
+    assert len(seen) == 8
     assert sum(map(len, seen.values())) == len(set.union(*seen.values()))
+    for stage in STAGES:
+        world, how = worlds[derived_seed(stage, 1)], MICRO.recipes["quick"].stages[stage]
+        assert world.two_objects == 0.6 and world.image_size == (32 if stage == "upsampler" else 16)
+        assert (world.hard_negatives, world.full_captions) == (how.hard_negatives, how.full_captions)
+    assert (
+        MICRO.recipes["quick"].stages["clip"].hard_negatives
+        and not MICRO.recipes["quick"].stages["prior"].hard_negatives
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_recipe_of_lone_objects_shows_no_two(monkeypatch, tmp_path, micro_run, stage):
+    scenes, draw = [], World.batch
+
+    def batch(world, step, batch_size):
+        found = draw(world, step, batch_size)
+        scenes.extend(found.scenes)
+        return found
+
+    monkeypatch.setattr(World, "batch", batch)
+    lone = replace(MICRO, recipes={"quick": replace(MICRO.recipes["quick"], two_objects=0.0)})
+    if STAGES[stage].needs:
+        shutil.copy(micro_run / "clip.safetensors", tmp_path)
+    train(lone, "quick", tmp_path, (stage,))
+    assert scenes and {len(scene.objects) for scene in scenes} == {1}
+    assert load_model(STAGES[stage].model_class, tmp_path)[1]["world"] == {"name": "scenes", "two_objects": 0.0}
+
+
+@pytest.mark.parametrize("stage", ["prior", "decoder"])
+def test_a_stage_learns_from_the_clip_of_its_folder(monkeypatch, tmp_path, micro_run, stage):
+    given, parts = [], run.frozen_parts
+    monkeypatch.setattr(run, "frozen_parts", lambda *args: given.append(args[2]["clip"]) or parts(*args))
+    shutil.copy(micro_run / "clip.safetensors", tmp_path)
+    train(MICRO, "quick", tmp_path, (stage,))
+    (clip,) = given
+    assert all(torch.equal(tensor, clip.state_dict()[name]) for name, tensor in tensors(micro_run, "clip").items())
+    assert not clip.training and not any(p.requires_grad for p in clip.parameters())
+
+
+def test_seeds_that_are_derived_differ_in_every_part_and_fit_into_torch():
+    seeds = {derived_seed(*parts) for parts in itertools.product(("clip", "noise"), (0, 1, 2**62), (0, 1, 11))}
+    assert len(seeds) == 18 and all(0 <= seed < 2**63 for seed in seeds)
+    noise = [torch.randn(4, generator=step_generator(seed, step)) for seed in (0, 1) for step in (0, 1)]
+    assert len({tuple(values.tolist()) for values in noise}) == 4
+    assert torch.equal(noise[0], torch.randn(4, generator=step_generator(0, 0)))
 
 
 def test_resuming_skips_what_is_finished(tmp_path):
@@ -92,27 +161,33 @@ def test_resuming_trains_again_what_belongs_to_another_seed_or_clip(tmp_path):
     train(MICRO, "quick", tmp_path, ("clip",), seed=1, resume=True)
     after = snapshot(tmp_path)
     assert {name for name in after if before[name] != after[name]} == {"clip.safetensors"}
-    clip = save_model(tmp_path, CLIP(MICRO.clip), {"preset": "micro", "recipe": "quick", "seed": 0})
+    clip = save_model(tmp_path, CLIP(MICRO.models["clip"]), origin_of(MICRO, "quick", "clip", 0, tmp_path))
     train(MICRO, "quick", tmp_path, resume=True)  # the seed fits, but prior and decoder know the first clip
     assert load_model(CLIP, tmp_path)[1]["sha256"] == clip
-    assert all(load_model(KINDS[kind], tmp_path)[1]["clip"] == clip for kind in STAGES[1:])
+    assert all(load_model(STAGES[kind].model_class, tmp_path)[1]["clip"] == clip for kind in STACK[1:])
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-folder, tests, seed = sys.argv[1:]
+folder, tests, stage = sys.argv[1:]
 sys.path.insert(0, tests)
 from conftest import MICRO
-from minidalle.training import run
-from minidalle.training import loop
 from minidalle.data.batches import World
+from minidalle.training import loop, run
+from minidalle.training.stages import derived_seed
 
-loop.SAVE_EVERY, loop.LOG_EVERY = 3, 2
+class EveryThird(loop.SaveTimer):
+    steps = 0
+    def due(self):
+        self.steps += 1
+        return self.steps % 3 == 0
+
+loop.SaveTimer, loop.LOG_EVERY = EveryThird, 2
 draw = World.batch
 
 def batch(world, step, batch_size):
-    if world.seed == int(seed) and step == 8:
+    if world.seed == derived_seed(stage, 0) and step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(world, step, batch_size)
 
@@ -124,7 +199,7 @@ run.train(MICRO, "quick", Path(folder))
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 @pytest.mark.parametrize("stage", ["clip", "decoder"])
 def test_a_killed_run_is_resumed_to_the_same_weights(micro_run, tmp_path, stage):
-    arguments = [str(tmp_path), str(Path(__file__).parent), str(STAGES.index(stage))]
+    arguments = [str(tmp_path), str(Path(__file__).parents[1]), stage]
     ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.PIPE, text=True, timeout=100)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not (tmp_path / f"{stage}.safetensors").exists()
@@ -142,7 +217,7 @@ def stopped(folder: Path, monkeypatch, stage: str = "clip", **options) -> None:
     draw = World.batch
 
     def batch(world, step, batch_size):
-        if (world.seed % 3, step) == (STAGES.index(stage), 4):
+        if (world.seed, step) == (derived_seed(stage, 0), 4):
             signal.raise_signal(signal.SIGINT)
         return draw(world, step, batch_size)
 
@@ -153,10 +228,12 @@ def stopped(folder: Path, monkeypatch, stage: str = "clip", **options) -> None:
 
 def test_a_stopped_run_is_not_resumed_as_another(micro_run, tmp_path, monkeypatch):
     stopped(tmp_path, monkeypatch)
-    with pytest.raises(ValueError, match=r"clip\.training\.safetensors belongs to the training .*'seed': 0.*'seed': 1"):
+    with pytest.raises(
+        ValueError, match=r"clip\.training\.safetensors belongs to another .*its seed is 0, 1 was asked"
+    ):
         train(MICRO, "quick", tmp_path, seed=1, resume=True)
-    wider = replace(MICRO, name="wider", clip=replace(MICRO.clip, image_depth=2))
-    with pytest.raises(ValueError, match=r"belongs to the training .*micro.*wider"):
+    wider = replace(MICRO, models=MICRO.models | {"clip": replace(MICRO.models["clip"], image_depth=2)})
+    with pytest.raises(ValueError, match=r"belongs to another training \(its config is"):
         train(wider, "quick", tmp_path, resume=True)
     train(MICRO, "quick", tmp_path, resume=True)
     assert same_weights(micro_run, tmp_path)
@@ -166,7 +243,7 @@ def test_seconds_add_up_over_a_stop(tmp_path, monkeypatch):
     stopped(tmp_path, monkeypatch)
     path = tmp_path / "clip.training.safetensors"
     state, header = checkpoint.load(path, "training")
-    meta = {key: header[key] for key in ("step", "scaler", "origin")}
+    meta = {key: value for key, value in header.items() if key not in ("format_version", "kind", "sha256")}
     checkpoint.save(path, "training", state, {**meta, "seconds": 1000.0})
     train(MICRO, "quick", tmp_path, ("clip",), resume=True)
     assert 1000 <= load_model(CLIP, tmp_path)[1]["seconds"] < 1100
@@ -195,7 +272,7 @@ def test_a_folder_that_another_run_holds_is_refused_until_that_ends(tmp_path):
     assert (tmp_path / "clip.safetensors").exists()
 
 
-@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize("stage", STACK[1:])
 def test_a_stage_without_its_clip_is_refused(tmp_path, stage):
     with pytest.raises(ValueError, match=r"clip\.safetensors does not exist: train it first"):
         train(MICRO, "quick", tmp_path, (stage,))

@@ -7,8 +7,9 @@ from conftest import MICRO
 
 from minidalle.cli import main
 from minidalle.evaluation import curves
-from minidalle.training.recipes import ALL_STAGES, PRESETS, STAGES, TINY
+from minidalle.training.recipes import PRESETS, TINY
 from minidalle.training.run import train
+from minidalle.training.stages import STACK, STAGES
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def run(tmp_path, micro_run):
     def make(seed: int, recipe: str = "quick"):
         folder = tmp_path / f"{recipe}{seed}"
         folder.mkdir()
-        for stage in STAGES:
+        for stage in STACK:
             header = {"preset": "micro", "recipe": recipe, "seed": seed}
             curves.checkpoint.save(folder / f"{stage}.safetensors", stage, {}, header)
             lines = [{"step": 10 * n, "loss": 1000.0 / n + seed, "seconds": n} for n in range(1, 501)]
@@ -34,7 +35,7 @@ def test_the_command_writes_thinned_curves_that_load_finds(run, tmp_path, monkey
     assert f"Wrote {path}" in capsys.readouterr().out
     assert path.stat().st_size < 20_000
     monkeypatch.setattr(curves, "FOLDERS", (tmp_path / "none", path.parent))
-    for stage in STAGES:
+    for stage in STACK:
         found = curves.load("micro", "quick", stage)
         assert len(found) == 3
         for seed, curve in enumerate(found):
@@ -48,7 +49,7 @@ def test_short_curves_are_kept_whole(tmp_path, micro_run):
     train(MICRO, "quick", tmp_path, seed=1)
     made = curves.make([micro_run, tmp_path])
     assert (made["preset"], made["recipe"]) == ("micro", "quick")
-    assert set(made["stages"]) == set(STAGES)
+    assert set(made["stages"]) == set(STACK)
     assert all(curve["steps"] == [10, 12] for seeds in made["stages"].values() for curve in seeds.values())
     assert json.loads(curves.to_json(made)) == made
 
@@ -76,17 +77,17 @@ def test_what_is_shipped_is_of_this_package():
             found = json.loads(path.read_text())
             assert path.stem == found["preset"]
             if path.stem in PRESETS:
-                assert set(found["stages"]) >= set(STAGES)
+                assert set(found["stages"]) >= set(STACK)
             else:
                 assert (path.parent.parent.parent / "notebooks" / f"{path.stem}.ipynb").is_file()
             assert all(len(seeds) >= 3 for seeds in found["stages"].values())
 
 
-@pytest.mark.parametrize("stage", ALL_STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_shipped_curves_are_four_seeds_of_the_recipe_as_it_is(stage):
     found = curves.load("tiny", "quick", stage)
     assert len(found) == 4
-    assert {curve["steps"][-1] for curve in found} == {getattr(TINY.recipes["quick"], stage).steps}
+    assert {curve["steps"][-1] for curve in found} == {TINY.recipes["quick"].stages[stage].steps}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from torch import nn
 
 from minidalle import checkpoint
 from minidalle.training import loop
-from minidalle.training.loop import average_weights, fit, learning_rate_factor
+from minidalle.training.loop import SaveTimer, TrainingError, average_weights, learning_rate_factor
 from minidalle.training.recipes import StageRecipe
-from minidalle.training.state import TrainingError
 
 RECIPE = StageRecipe(steps=30, batch_size=16, matrix_lr=0.02, lr=1e-2, warmup_steps=3, ema_decay=0.9)
 
@@ -25,25 +24,47 @@ def toy() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 1))
 
 
-def regression(model: nn.Module) -> Callable[[int], torch.Tensor]:
+fit = partial(loop.fit, progress=False)
+
+
+def regression(model: nn.Module, step: int) -> torch.Tensor:
     """Give the loss of learning a sum, on examples that depend on the step alone."""
-
-    def loss_at(step: int) -> torch.Tensor:
-        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
-        return (model(x) - x.sum(1, keepdim=True)).float().square().mean()
-
-    return loss_at
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+    return (model(x) - x.sum(1, keepdim=True)).float().square().mean()
 
 
-def at(loss_at: Callable, step: int, act: Callable[[], object]) -> Callable[[int], torch.Tensor]:
+def at(step: int, act: Callable[[], object], loss_at=regression):
     """Do something in the middle of a step."""
 
-    def acting(n: int) -> torch.Tensor:
+    def acting(model: nn.Module, n: int) -> torch.Tensor:
         if n == step:
             act()
-        return loss_at(n)
+        return loss_at(model, n)
 
     return acting
+
+
+def times(factor: float, step: int, loss_at=regression):
+    """Multiply the loss of one step."""
+    return lambda model, n: loss_at(model, n) * (factor if n == step else 1)
+
+
+@pytest.fixture
+def save_every(monkeypatch):
+    """Have a training saved after a number of steps, and not of seconds."""
+
+    def every(steps: int) -> None:
+        class Counter(SaveTimer):
+            def restart(self) -> None:
+                self.steps = 0
+
+            def due(self) -> bool:
+                self.steps += 1
+                return self.steps == steps
+
+        monkeypatch.setattr(loop, "SaveTimer", Counter)
+
+    return every
 
 
 def press_ctrl_c() -> None:
@@ -65,7 +86,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def uninterrupted(recipe: StageRecipe = RECIPE) -> list[torch.Tensor]:
     """Train in one go: the model's weights and the averaged ones."""
     model = toy()
-    return weights(model, fit(model, regression(model), recipe))
+    return weights(model, fit(model, regression, recipe))
 
 
 def test_the_learning_rate_rises_stays_and_falls():
@@ -75,6 +96,23 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert factors[10:60] == [1.0] * 50
     assert factors[60:] == pytest.approx([(100 - step) / 40 for step in range(60, 100)])
     assert factors[-1] > 0
+
+
+def test_each_optimizer_gets_its_own_rate(monkeypatch):
+    made, make = [], loop.make_optimizers
+    monkeypatch.setattr(loop, "make_optimizers", lambda *args: made.extend(make(*args)) or made)
+    rates = []
+
+    def watched(model: nn.Module, step: int) -> torch.Tensor:
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in made])
+        return regression(model, step)
+
+    recipe = StageRecipe(steps=6, batch_size=16, matrix_lr=0.3, lr=0.002, warmup_steps=2)
+    fit(toy(), watched, recipe)
+    assert [type(optimizer).__name__ for optimizer in made] == ["Muon", "AdamW"]
+    for step, (ours, theirs) in enumerate(rates):
+        factor = learning_rate_factor(step, recipe)
+        assert (ours, theirs) == (pytest.approx(0.3 * factor), pytest.approx(0.002 * factor))
 
 
 def test_averaged_weights_follow_the_closed_form():
@@ -91,17 +129,16 @@ def test_averaged_weights_follow_the_closed_form():
 def test_averaged_weights_begin_with_a_short_memory():
     model = toy()
     recipe = StageRecipe(steps=1, batch_size=16, matrix_lr=0.02, lr=1e-2, warmup_steps=1, ema_decay=0.999)
-    averaged = fit(model, regression(model), recipe)
+    averaged = fit(model, regression, recipe)
     for start, p, mean in zip(weights(toy()), weights(model), weights(averaged), strict=True):
         torch.testing.assert_close(mean, start + 0.9 * (p - start))  # a memory of 1 / (0 + 10), not of 0.999
 
 
 def test_the_loss_falls_and_the_averaged_model_is_the_one_to_use():
     model = toy()
-    loss_at = regression(model)
-    before = loss_at(999).item()
-    averaged = fit(model, loss_at, StageRecipe(steps=200, batch_size=16, matrix_lr=0.05, lr=2e-2))
-    assert regression(averaged)(999).item() < 0.1 * before
+    before = regression(model, 999).item()
+    averaged = fit(model, regression, StageRecipe(steps=200, batch_size=16, matrix_lr=0.05, lr=2e-2))
+    assert regression(averaged, 999).item() < 0.1 * before
     assert not averaged.training and not any(p.requires_grad for p in averaged.parameters())
     assert all(p.requires_grad for p in model.parameters())
 
@@ -110,7 +147,7 @@ def test_matrices_decay_as_the_recipe_says_and_nothing_else_does():
     model = toy()
     recipe = StageRecipe(steps=1, batch_size=1, matrix_lr=0.1, lr=0.1, weight_decay=0.5, warmup_steps=1)
     before = [p.clone() for p in weights(model)]
-    fit(model, lambda step: sum(0 * p.sum() for p in model.parameters()), recipe)
+    fit(model, lambda model, step: sum(0 * p.sum() for p in model.parameters()), recipe)
     kept = 1 - 0.05 * learning_rate_factor(0, recipe)
     assert kept < 1
     for now, was in zip(weights(model), before, strict=True):
@@ -119,10 +156,9 @@ def test_matrices_decay_as_the_recipe_says_and_nothing_else_does():
 
 def test_every_log_line_holds_the_mean_since_the_last():
     model, losses, lines = toy(), [], []
-    loss_at = regression(model)
 
-    def recording(step: int) -> torch.Tensor:
-        loss = loss_at(step)
+    def recording(model: nn.Module, step: int) -> torch.Tensor:
+        loss = regression(model, step)
         losses.append(loss.item())
         return loss
 
@@ -136,97 +172,117 @@ def test_every_log_line_holds_the_mean_since_the_last():
 
 @pytest.mark.parametrize("step", [0, 8, 9, 10, 28, 29])
 def test_ctrl_c_ends_a_whole_step_and_resuming_changes_nothing(tmp_path, step):
+    """Neither the weights nor the lines of metrics, whose means go over the stop."""
     path, before = tmp_path / "state.safetensors", signal.getsignal(signal.SIGINT)
-    model, lines = toy(), []
+    model, lines, whole = toy(), [], []
     with pytest.raises(KeyboardInterrupt):
-        fit(model, at(regression(model), step, press_ctrl_c), RECIPE, state_path=path, on_log=lines.append)
+        fit(model, at(step, press_ctrl_c), RECIPE, state_path=path, on_log=lines.append)
     assert signal.getsignal(signal.SIGINT) is before
     assert checkpoint.load(path, "training")[1]["step"] == step + 1
 
     model = toy()
-    averaged = fit(model, regression(model), RECIPE, state_path=path, resume=True, on_log=lines.append)
+    averaged = fit(model, regression, RECIPE, state_path=path, resume=True, on_log=lines.append)
     assert equal(weights(model, averaged), uninterrupted())
-    steps = [line["step"] for line in lines]
-    assert steps == sorted({10, 20, 30, step + 1})
+    fit(toy(), regression, RECIPE, on_log=whole.append)
+    assert [line["step"] for line in lines] == [line["step"] for line in whole] == [10, 20, 30]
+    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in whole], rel=1e-6)
     assert [line["seconds"] for line in lines] == sorted(line["seconds"] for line in lines)
-
-
-def test_logged_means_do_not_suffer_from_a_stop(tmp_path):
-    path, lines = tmp_path / "state.safetensors", []
-    ones = nn.Linear(1, 1)
-
-    def loss_at(step: int) -> torch.Tensor:
-        return 0 * ones.weight.sum() + 3.0
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(ones, at(loss_at, 3, press_ctrl_c), RECIPE, state_path=path, on_log=lines.append)
-    fit(ones, loss_at, RECIPE, state_path=path, resume=True, on_log=lines.append)
-    assert [line["loss"] for line in lines] == [3.0] * 4
 
 
 def test_ctrl_c_without_a_state_file_still_ends_the_training():
     model = toy()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, at(regression(model), 4, press_ctrl_c), RECIPE)
+        fit(model, at(4, press_ctrl_c), RECIPE)
 
 
-def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 7)
+def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, save_every):
+    save_every(7)
     path, model = tmp_path / "state.safetensors", toy()
     with pytest.raises(OSError, match="power"):
-        fit(model, at(regression(model), 17, crash), RECIPE, state_path=path)
+        fit(model, at(17, crash), RECIPE, state_path=path)
     assert checkpoint.load(path, "training")[1]["step"] == 14
     model = toy()
-    averaged = fit(model, regression(model), RECIPE, state_path=path, resume=True)
+    averaged = fit(model, regression, RECIPE, state_path=path, resume=True)
     assert equal(weights(model, averaged), uninterrupted())
 
 
-def test_without_resume_a_training_begins_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 7)
+def test_without_resume_a_training_begins_anew(tmp_path, save_every):
+    save_every(7)
     path, steps = tmp_path / "state.safetensors", []
     for _ in range(2):
         model = toy()
-        loss_at = regression(model)
-        fit(model, lambda n, f=loss_at: (steps.append(n), f(n))[1], RECIPE, state_path=path)
+        fit(model, lambda m, n: (steps.append(n), regression(m, n))[1], RECIPE, state_path=path)
     assert steps == [*range(30), *range(30)]
 
 
-def test_a_state_of_another_training_is_not_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 7)
+def test_a_state_of_another_training_is_not_resumed(tmp_path, save_every):
+    save_every(7)
     path, model = tmp_path / "state.safetensors", toy()
-    fit(model, regression(model), RECIPE, state_path=path, origin={"seed": 0})
+    fit(model, regression, RECIPE, state_path=path, origin={"seed": 0})
     before = weights(toy())
     model = toy()
-    with pytest.raises(ValueError, match=r"state\.safetensors belongs to the training .*0.*; .*1.* was to be resumed"):
-        fit(model, regression(model), RECIPE, state_path=path, resume=True, origin={"seed": 1})
+    message = r"state\.safetensors belongs to another training \(its seed is 0, 1 was asked\)"
+    with pytest.raises(ValueError, match=message):
+        fit(model, regression, RECIPE, state_path=path, resume=True, origin={"seed": 1})
     assert equal(weights(model), before)
 
 
-@pytest.mark.parametrize(("step", "found"), [(13, 20), (19, 20), (22, 24)])
-def test_a_loss_that_is_no_number_stops_the_training(tmp_path, monkeypatch, step, found):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
-    path, model = tmp_path / "state.safetensors", toy()
-    loss_at, recipe = regression(model), StageRecipe(steps=24, batch_size=16, matrix_lr=0.02, lr=1e-2)
-    kept = found - 1 - (found - 1) % 10
-    with pytest.raises(TrainingError, match=rf"toy: .* nan by step {found}; step {kept} is kept in .*state\.saf"):
-        fit(model, lambda n: loss_at(n) * (float("nan") if n == step else 1), recipe, "toy", path)
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+@pytest.mark.parametrize("step", [13, 19, 22])
+def test_a_loss_that_is_no_number_stops_the_training_at_once(tmp_path, save_every, step, factor):
+    save_every(10)
+    path, recipe = tmp_path / "state.safetensors", StageRecipe(steps=24, batch_size=16, matrix_lr=0.02, lr=1e-2)
+    kept = step // 10 * 10
+    with pytest.raises(TrainingError, match=rf"toy: .* not finite at step {step + 1}; step {kept} is kept in .*state"):
+        fit(toy(), times(factor, step), recipe, "toy", path)
     tensors, header = checkpoint.load(path, "training")
     assert header["step"] == kept and all(tensor.isfinite().all() for tensor in tensors.values())
 
 
-def test_a_broken_state_is_not_saved_over_a_good_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
-    path, model = tmp_path / "state.safetensors", toy()
-    loss_at = at(lambda n: regression(model)(n) * (float("inf") if n == 13 else 1), 15, press_ctrl_c)
-    with pytest.raises(TrainingError, match="by step 16; step 10 is kept"):
-        fit(model, loss_at, RECIPE, state_path=path)
+def test_a_gradient_that_is_no_number_stops_the_training_before_a_weight_is_moved():
+    model = toy()
+    model[0].weight.register_hook(lambda gradient: gradient * float("nan") if len(seen) == 6 else gradient)
+    seen = []
+
+    def recording(model: nn.Module, step: int) -> torch.Tensor:
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return regression(model, step)
+
+    with pytest.raises(TrainingError, match="not finite at step 6"):
+        fit(model, recording, RECIPE)
+    assert len(seen) == 6 and equal(seen[-1], [p.detach() for p in model.parameters()])
+
+
+def test_a_broken_state_is_not_saved_over_a_good_one(tmp_path, save_every):
+    save_every(10)
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(TrainingError, match="at step 14; step 10 is kept"):
+        fit(toy(), at(13, press_ctrl_c, times(float("inf"), 13)), RECIPE, state_path=path)
     assert checkpoint.load(path, "training")[1]["step"] == 10
 
 
 def test_the_first_steps_failing_says_that_nothing_is_kept():
-    model = toy()
     with pytest.raises(TrainingError, match="nothing was saved before"):
-        fit(model, lambda n: regression(model)(n) * float("nan"), RECIPE)
+        fit(toy(), times(float("nan"), 0), RECIPE)
+
+
+def test_one_huge_gradient_is_no_longer_than_the_recipe_allows(monkeypatch):
+    """AdamW divides by what the gradient was, and Muon turns any into one, so what they are handed is watched."""
+    handed = []
+    real = torch.optim.AdamW.step
+
+    def step(self, *args):
+        handed.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+        return real(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    model, whole = toy(), []
+    fit(model, at(0, lambda: None), StageRecipe(3, 16, 0.02, 1e-2, clip_norm=0.5))
+    model = toy()
+    model[3].weight.register_hook(lambda gradient: whole.append(gradient) or gradient)
+    fit(model, times(1e6, 1), StageRecipe(3, 16, 0.02, 1e-2, clip_norm=0.5))
+    assert all(sum(g.square().sum() for g in gradients).sqrt() <= 0.5 * 1.0001 for gradients in handed)
+    assert whole[1].norm() > 1e4
 
 
 def test_on_the_cpu_losses_are_not_scaled(monkeypatch):
@@ -242,15 +298,15 @@ def test_on_the_cpu_losses_are_not_scaled(monkeypatch):
 def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monkeypatch):
     # As on a GPU without bfloat16. The first scale overflows, so that steps are skipped until it has been halved often.
     monkeypatch.setattr(loop, "half_precision", lambda device: torch.float16)
-    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**127))
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**30))
     whole, path = uninterrupted(), tmp_path / "state.safetensors"
     assert all(tensor.isfinite().all() for tensor in whole) and not equal(whole[:1], weights(toy())[:1])
     model = toy()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, at(regression(model), 15, press_ctrl_c), RECIPE, state_path=path)
-    assert checkpoint.load(path, "training")[1]["scaler"]["scale"] < 2.0**127
+        fit(model, at(15, press_ctrl_c), RECIPE, state_path=path)
+    assert checkpoint.load(path, "training")[1]["scaler"]["scale"] < 2.0**30
     model = toy()
-    assert equal(weights(model, fit(model, regression(model), RECIPE, state_path=path, resume=True)), whole)
+    assert equal(weights(model, fit(model, regression, RECIPE, state_path=path, resume=True)), whole)
 
 
 @pytest.mark.parametrize("layer", [0, 2], ids=["Muon's", "AdamW's"])
@@ -261,11 +317,10 @@ def test_a_gradient_that_overflows_stops_the_step_of_all_weights(monkeypatch, la
     model, seen = toy(), []
     bad = model[layer].weight
     bad.register_hook(lambda gradient: gradient * factor if len(seen) == 6 else gradient)
-    loss_at = regression(model)
 
-    def recording(step: int) -> torch.Tensor:
+    def recording(model: nn.Module, step: int) -> torch.Tensor:
         seen.append([p.detach().clone() for p in model.parameters()])
-        return loss_at(step)
+        return regression(model, step)
 
     fit(model, recording, RECIPE)
     moved = [not equal(before, after) for before, after in itertools.pairwise(seen)]
@@ -279,10 +334,10 @@ def test_a_training_goes_on_where_losses_are_scaled_otherwise(tmp_path, monkeypa
     monkeypatch.setattr(loop, "half_precision", lambda device: before)
     path, model = tmp_path / "state.safetensors", toy()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, at(regression(model), 15, press_ctrl_c), RECIPE, state_path=path)
+        fit(model, at(15, press_ctrl_c), RECIPE, state_path=path)
     monkeypatch.setattr(loop, "half_precision", lambda device: after)
     model, lines = toy(), []
-    fit(model, regression(model), RECIPE, state_path=path, resume=True, on_log=lines.append)
+    fit(model, regression, RECIPE, state_path=path, resume=True, on_log=lines.append)
     assert lines[-1]["step"] == RECIPE.steps and all(tensor.isfinite().all() for tensor in weights(model))
 
 
@@ -291,5 +346,5 @@ def test_a_training_does_not_depend_on_the_global_seed():
     for seed in (1, 2):
         model = toy()
         torch.manual_seed(seed)
-        results.append(weights(fit(model, regression(model), RECIPE)))
+        results.append(weights(fit(model, regression, RECIPE)))
     assert all(equal(a, b) for a, b in itertools.pairwise(results))

@@ -1,0 +1,48 @@
+"""Presets: models that fit together, and recipes that say every number."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from conftest import MICRO
+
+from minidalle.training.recipes import PRESETS, TINY
+from minidalle.training.stages import STAGES
+from minidalle.world.captions import TOKENIZER
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "what"),
+    [
+        ("clip", {"embed_dim": 32}, "embed_dim"),
+        ("prior", {"embed_dim": 32}, "embed_dim"),
+        ("decoder", {"embed_dim": 32}, "embed_dim"),
+        ("clip", {"width": 32}, "text width"),
+        ("prior", {"text_width": 32}, "text width"),
+        ("decoder", {"text_width": 32}, "text width"),
+        ("clip", {"context_length": 30}, "context length"),
+        ("prior", {"context_length": 30}, "context length"),
+        ("clip", {"image_size": 32}, "image_size"),
+        ("decoder", {"unet": replace(MICRO.models["decoder"].unet, image_size=32)}, "image_size"),
+        ("upsampler", {"image_size": 64}, "image_size"),
+    ],
+)
+def test_models_that_do_not_fit_together_are_refused(stage, change, what):
+    models = MICRO.models | {stage: replace(MICRO.models[stage], **change)}
+    with pytest.raises(ValueError, match=f"The models of the preset micro differ in {what}: .*; choose one"):
+        replace(MICRO, models=models)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_a_preset_has_a_model_and_a_recipe_for_every_stage(preset):
+    assert set(preset.models) == set(STAGES) and set(preset.diffusion) == set(STAGES) - {"clip"}
+    for recipe in preset.recipes.values():
+        assert set(recipe.stages) == set(STAGES)
+        json.dumps(asdict(recipe))  # what shaped a training goes into the header of its model
+    assert preset.models["clip"].vocab_size == TOKENIZER.vocab_size
+    assert preset.models["clip"].context_length == TOKENIZER.context_length
+
+
+def test_the_processes_are_the_papers_and_the_networks_predict_the_clean_data():
+    for process in TINY.diffusion.values():
+        assert (process.schedule, process.num_timesteps, process.prediction) == ("cosine", 1000, "x_start")

@@ -1,0 +1,157 @@
+"""The parts of tools/gpu_check.sh: each a process with a time limit of its own, so that none stops the next."""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from minidalle.device import half_precision, pick_device
+from minidalle.training.loop import Trainer
+from minidalle.training.recipes import PRESETS
+from minidalle.training.stages import STACK, STAGES, drawn_world, frozen_parts, stage_loss
+
+ROOT = Path(__file__).parent.parent
+TOTAL_SECONDS = 650
+COMPILED_STEPS = 50
+
+
+@dataclass
+class Part:
+    """One thing to find out."""
+
+    name: str
+    command: list[str]
+    seconds: int  # at most
+    env: dict[str, str] = field(default_factory=dict)
+    json_to: str | None = None  # the name under which the JSON that it prints is kept
+
+
+def parts(out: Path, work: Path, smoke: bool) -> list[Part]:
+    """List what is run, in order: what matters most comes first."""
+    python, cli = sys.executable, [sys.executable, "-m", "minidalle"]
+    n = "8" if smoke else "500"
+    device = pick_device().type
+    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_devices.py"]
+    found = [Part("device tests", tests, 120, {"MINIDALLE_TEST_DEVICE": device})]
+    if not smoke:
+        found.append(Part("unit tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "8"], 150))
+        found.append(Part("bench", [*cli, "bench"], 60, json_to="bench"))
+    recipe = ["--preset", "tiny", "--recipe", "smoke" if smoke else "quick"]
+    for seed in ("0",) if smoke else ("0", "1", "2"):
+        run = work / f"quick-{seed}"
+        train = [*cli, "train", "all", *recipe, "--seed", seed, "--out", str(run)]
+        found.append(Part(f"train quick {seed}", train, 90))
+        found.append(
+            Part(f"card quick {seed}", [*cli, "evaluate", str(run), "-n", n, "--json"], 60, {}, f"quick {seed}")
+        )
+    found.append(Part("compile", [python, __file__, "--compile", *(["--smoke"] if smoke else [])], 150, {}, "compile"))
+    if not smoke:
+        full = work / "full"
+        for stage in ("all", "upsampler"):
+            train = [*cli, "train", stage, "--recipe", "full", "--out", str(full)]
+            found.append(Part(f"train full {stage}", train, 300))
+        found.append(Part("card full", [*cli, "evaluate", str(full), "-n", n, "--json"], 60, {}, "full"))
+        nbval = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "--nbval-lax"]
+        nbval += ["--nbval-current-env", "--nbval-cell-timeout=120", "notebooks"]
+        models = {"MINIDALLE_BUDGET": "quick", "MINIDALLE_MODELS": str(work / "models")}
+        found.append(Part("notebooks", nbval, 300, models))
+    return found
+
+
+def run(part: Part, log, left: float) -> dict:
+    """Run a part and say how it ended; what it prints goes to the log."""
+    limit, started = min(part.seconds, left), time.perf_counter()
+    if limit < 5:
+        return {"state": "not run, no time left"}
+    print(f"== {part.name}", file=log, flush=True)
+    try:
+        done = subprocess.run(
+            part.command, cwd=ROOT, env=os.environ | part.env, timeout=limit, text=True, capture_output=True
+        )
+        output, state = done.stdout, "done" if done.returncode == 0 else f"failed ({done.returncode})"
+        errors = done.stderr
+    except subprocess.TimeoutExpired as error:
+        output, errors = ((x or b"").decode(errors="replace") for x in (error.stdout, error.stderr))
+        state = f"stopped after {limit:.0f} s"
+    print(output, errors, file=log, flush=True)
+    result = {"state": state, "seconds": round(time.perf_counter() - started, 1), "end": (output + errors)[-300:]}
+    if part.json_to and state == "done":
+        try:
+            result["figures"] = json.loads(output[output.index("{") :])
+        except ValueError:
+            result["state"] = "printed no JSON"
+    return result
+
+
+def compiled_steps(smoke: bool) -> dict:
+    """Train each stage for some steps as it is and under torch.compile: seconds of each, losses, peak memory."""
+    device, preset = pick_device(), PRESETS["tiny"]
+    recipe, steps, result = preset.recipes["quick"], 2 if smoke else COMPILED_STEPS, {}
+    for stage in STACK:
+        clip = STAGES["clip"].model_class(preset.models["clip"]).to(device).requires_grad_(False)
+        frozen = frozen_parts(stage, preset, {"clip": clip} if STAGES[stage].needs else {}, device)
+        loss_at = stage_loss(stage, drawn_world(stage, preset, recipe, 0), recipe.stages[stage], frozen, device)
+        for how in ("plain", "compiled"):
+            torch.manual_seed(0)
+            model = STAGES[stage].model_class(preset.models[stage]).to(device)
+            trainer = Trainer(model, recipe.stages[stage])
+            if how == "compiled":
+                trainer.model = torch.compile(model, backend="eager" if smoke else "inductor")
+            trainer.step(loss_at, 0)
+            trainer.mean_loss()  # also waits for the device
+            started = time.perf_counter()
+            for step in range(1, steps):
+                trainer.step(loss_at, step)
+            loss = trainer.mean_loss()
+            seconds = (time.perf_counter() - started) / (steps - 1)
+            result[f"{stage} {how}"] = {"ms a step": round(1000 * seconds, 2), "mean loss": round(loss, 5)}
+    if device.type == "cuda":
+        result["peak memory MB"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return result
+
+
+def machine() -> dict:
+    """Describe where this ran."""
+    device = pick_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
+    return {"device": name, "torch": torch.__version__, "python": sys.version.split()[0], "precision": precision}
+
+
+def main() -> int:
+    """Run all parts and write results.json after each, so that a stopped run leaves what it found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="only train under torch.compile, and print JSON")
+    args = parser.parse_args()
+    if args.compile:
+        print(json.dumps(compiled_steps(args.smoke)))
+        return 0
+    started, results = time.perf_counter(), {"machine": machine(), "parts": {}}
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, (args.out / "log.txt").open("w") as log:
+        work = Path(folder)
+        for part in parts(args.out, work, args.smoke):
+            left = TOTAL_SECONDS - (time.perf_counter() - started)
+            results["parts"][part.name] = run(part, log, left)
+            (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            print(f"{part.name}: {results['parts'][part.name]['state']}", flush=True)
+        if (work / "full").is_dir():
+            for path in (work / "full").glob("*.safetensors"):
+                shutil.copy(path, args.out)
+    states = [result["state"] for result in results["parts"].values()]
+    print(f"{states.count('done')} of {len(states)} parts done; figures in {args.out / 'results.json'}")
+    return 0 if all(state == "done" for state in states) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
