@@ -10,9 +10,13 @@ embedding, K noised or candidate embeddings of one caption, C H W channels, heig
 Paper: Ramesh et al. 2022, "Hierarchical Text-Conditional Image Generation with CLIP Latents", arXiv 2204.06125.
 """
 
-from minidalle.pipeline import LANGUAGES, MiniDalle
-from minidalle.world.grammar import scene_language
-
-LANGUAGES["scenes"] = scene_language  # the models know no world; their headers name the one they were trained on
-
 __all__ = ["MiniDalle"]
+
+
+def __getattr__(name: str):
+    """Import MiniDalle when it is asked for: torch takes a second, in which Ctrl-C is the command line's to answer."""
+    if name == "MiniDalle":
+        from minidalle.pipeline import MiniDalle
+
+        return MiniDalle
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ from minidalle.checkpoint import CheckpointError, brief, find_folder, load_model
 from minidalle.checks import whole_number
 from minidalle.data.batches import World
 from minidalle.data.folders import save_folder
-from minidalle.device import half_precision, pick_device
+from minidalle.device import half_precision, pick_device, pick_threads, threads
 from minidalle.evaluation import curves
 from minidalle.evaluation.report import has_two, report_card
 from minidalle.evaluation.tables import side_by_side, to_json, to_text
@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not -MAX_SEED <= getattr(args, "seed", 0) < MAX_SEED:
             raise ValueError(f"--seed is {brief(args.seed)}; a whole number of at most 63 bits was expected.")
-        args.run(args)
+        draws = "device" in args and "resume" not in args  # a training chooses its own number of threads
+        with threads(pick_threads()) if draws else contextlib.nullcontext():
+            args.run(args)
         return 0
     except BrokenPipeError:
         raise
@@ -289,11 +291,14 @@ def generate(args: argparse.Namespace) -> None:
     drawn = []
     for first in range(0, args.n, CHUNK):
         noise = [torch.Generator().manual_seed(args.seed + k) for k in range(first, min(args.n, first + CHUNK))]
-        drawn.append(pipe(args.prompt, num_images_per_prompt=len(noise), generator=noise, **options).tensor)
+        output = pipe(args.prompt, num_images_per_prompt=len(noise), generator=noise, **options)
+        drawn.append(output.tensor)
     gap = args.scale if args.n > 1 else 0  # or pictures on white would run into one another
     sheet = grid(torch.cat(drawn), COLUMNS, args.scale, gap=gap)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(args.out)
+    if output.captions[0] != args.prompt:
+        print(f'Read as "{output.captions[0]}".')
     print(f"Wrote {args.out}.")
 
 

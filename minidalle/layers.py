@@ -63,7 +63,8 @@ def timestep_embedding(t: torch.Tensor, dim: int, max_period: float = 10_000.0) 
     Returns: (..., dim), float32 in [-1, 1].
     Paper: Vaswani et al. 2017, sec. 3.5; Ho et al. 2020, appendix B.
     """
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(dim // 2, device=t.device) / (dim // 2))
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
+    frequencies = torch.exp(-math.log(max_period) * steps / (dim // 2))
     angles = t.float()[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

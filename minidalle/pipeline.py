@@ -5,6 +5,7 @@ Paper: Ramesh et al. 2022, sec. 2. The models know nothing of each other; they m
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -31,10 +32,9 @@ UPSAMPLER_STEPS = 12  # we differ: table 3 has 27
 MAX_PICTURES = 1024  # of a call, which bounds the memory
 NO_UPSAMPLER = 'There is no upsampler here: train one beside the rest with "minidalle train upsampler", or do without.'
 
-# What brings a prompt into the words a system was trained on, by the world's name in CLIP's header: made from that
-# entry of the header, it takes a prompt and gives a caption, or says in a ValueError what it did not understand
-Rephrase = Callable[[str], str]
-LANGUAGES: dict[str, Callable[[dict], Rephrase]] = {}
+Rephrase = Callable[[str], str]  # a prompt to a caption; says in a ValueError what it did not understand
+# What makes a Rephrase of a header's entry `world`, by the world's name: the models themselves know no world
+LANGUAGES = {"scenes": "minidalle.world.grammar:scene_language"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class MiniDalle:
             tokenizer = Tokenizer.from_dict(clip_header["tokenizer"])
             worlds = [header["world"] for kind, header in headers.items() if kind != "upsampler"]
             world = min(worlds, key=lambda world: world.get("two_objects", 0))
-            rephrase = LANGUAGES[world["name"]](world) if world["name"] in LANGUAGES else None
+            rephrase = find_language(world["name"])(world) if world["name"] in LANGUAGES else None
             processes = {
                 f"{kind}_diffusion": config_from_dict(DiffusionConfig, header["diffusion"])
                 for kind, header in headers.items()
@@ -135,10 +135,10 @@ class MiniDalle:
     def __call__(
         self,
         prompt: str | Sequence[str],
-        num_inference_steps: int = 20,
+        num_inference_steps: int = 8,
         guidance_scale: float = 1.25,
         prior_guidance_scale: float = 1.5,
-        prior_num_inference_steps: int = 64,
+        prior_num_inference_steps: int = 32,
         num_images_per_prompt: int = 1,
         generator: Noise = None,
         sampler: str = "dpm",
@@ -171,10 +171,9 @@ class MiniDalle:
         prompts = texts(prompt, "The prompt")
         number = whole_number(num_images_per_prompt, "num_images_per_prompt", 1, MAX_PICTURES // len(prompts) or 1)
         whole_number(len(prompts), "The number of prompts", 1, MAX_PICTURES)
-        if isinstance(generator, Sequence) and len(generator) != number * len(prompts):
-            raise ValueError(
-                f"There are {len(generator)} generators and {number * len(prompts)} pictures: give one for each."
-            )
+        check_noise(generator, number * len(prompts))
+        if z_image is not None and not isinstance(z_image, torch.Tensor):
+            raise ValueError(f"z_image is of type {type(z_image).__name__}; a tensor was expected.")
         captions = self.captions(prompts, rephrase)
         text = self.encode(captions).repeat(number)
         if z_image is None:
@@ -208,7 +207,7 @@ class MiniDalle:
     def sample_prior(
         self,
         text: TextEncoding,
-        num_steps: int = 64,
+        num_steps: int = 32,
         guidance_scale: float = 1.5,
         generator: Noise = None,
         num_candidates: int = NUM_CANDIDATES,
@@ -237,15 +236,15 @@ class MiniDalle:
         self,
         text: TextEncoding,
         z_image: torch.Tensor,
-        num_steps: int = 20,
+        num_steps: int = 8,
         guidance_scale: float = 1.25,
         generator: Noise = None,
         sampler: str = "dpm",
     ) -> Iterator[Step]:
         """Draw z_image: an iterator of sampling steps, the last of which holds the pictures."""
-        if sampler not in SAMPLERS:
+        if not isinstance(sampler, str) or sampler not in SAMPLERS:
             raise ValueError(f'"{sampler}" is no sampler; choose one of {", ".join(SAMPLERS)}.')
-        size, z_image = self.decoder.config.unet.image_size, z_image.to(self.device)
+        size, z_image = self.decoder.config.unet.image_size, z_image.to(self.device, torch.float32)
         if z_image.shape != text.z_text.shape:
             raise ValueError(f"z_image has shape {tuple(z_image.shape)}; {tuple(text.z_text.shape)} was expected.")
         if not z_image.isfinite().all():
@@ -274,3 +273,20 @@ class MiniDalle:
 
         noise = draw_noise(enlarged, generator)
         return last(SAMPLERS["ddim"](self.upsampler_diffusion, predict, noise, num_steps)).clamp(-1, 1)
+
+
+def find_language(name: str) -> Callable[[dict], Rephrase]:
+    """Import what brings prompts into the words of a world."""
+    module, function = LANGUAGES[name].split(":")
+    return getattr(import_module(module), function)
+
+
+def check_noise(generator: Noise, pictures: int) -> None:
+    """Raise ValueError unless noise comes from one generator, or from a list with one for each picture."""
+    several = isinstance(generator, Sequence) and not isinstance(generator, str)
+    for found in generator if several else [generator]:
+        if not isinstance(found, torch.Generator) and (several or found is not None):
+            kind = type(found).__name__
+            raise ValueError(f"generator is of type {kind}; a torch.Generator, or a list of them, was expected.")
+    if several and len(generator) != pictures:
+        raise ValueError(f"There are {len(generator)} generators and {pictures} pictures: give one for each.")

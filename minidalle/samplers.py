@@ -47,7 +47,7 @@ def draw_noise(like: torch.Tensor, generator: Noise) -> torch.Tensor:
     if isinstance(generator, Sequence):
         return torch.cat([draw_noise(row[None], one) for row, one in zip(like, generator, strict=True)])
     device = generator.device if generator is not None else like.device
-    return torch.randn(like.shape, generator=generator, device=device).to(like.device)
+    return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
 
 
 def _pairs(diffusion: GaussianDiffusion, num_steps: int) -> list[tuple[int, float, float]]:

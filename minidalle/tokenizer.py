@@ -74,7 +74,7 @@ class Tokenizer:
         if unknown:
             near = difflib.get_close_matches(unknown[0], self.words, n=1)
             hint = f' Did you mean "{near[0]}"?' if near else ""
-            names = ", ".join(f'"{word}"' for word in unknown)
+            names = ", ".join(f'"{word}"' for word in list(dict.fromkeys(unknown))[:5])
             raise ValueError(f"Unknown in the prompt: {names}.{hint} The known words are: {' '.join(self.words)}.")
         if len(words) >= self.context_length:
             raise ValueError(f'"{caption}" has {len(words)} words; at most {self.context_length - 1} fit: say less.')

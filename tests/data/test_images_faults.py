@@ -222,7 +222,13 @@ def bomb(kind: str, side: int) -> bytes:
     if kind == "PNG":
         return png(side, side, 8, 2, [])
     if kind == "GIF":
-        return b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + b"," + bytes(4) + struct.pack("<HHBB", side, side, 0, 8)
+        return (
+            b"GIF89a"
+            + struct.pack("<HHBBB", side, side, 0, 0, 0)
+            + b","
+            + bytes(4)
+            + struct.pack("<HHBB", side, side, 0, 8)
+        )
     if kind == "BMP":
         return struct.pack("<2sIII", b"BM", 54, 0, 54) + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, *[0] * 6)
     file = io.BytesIO()
