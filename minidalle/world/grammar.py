@@ -26,15 +26,24 @@ SYNONYMS = {
     "cyan": "turquoise aqua",
 }
 # Longest phrases first; each is read as the words behind it. {ground} stands for the name of a background
+IS = r"(?:(?:that |which )?(?:is|lies|sits|stands|appears) )?(?:just |right |directly |immediately )?"
 PHRASES = (
-    (r"(?:the )?(?:background|backdrop|canvas) (?:is|being|in|of|colou?red) (?:a )?{ground}", r"ground-\1"),
+    (r"i d", "i would"),
+    (r"(there|it|here|that) s", r"\1 is"),
+    (r"(?:together|along) with|as well as|plus(?= (?:a|an)(?!\S))", "and"),
+    (r"(?:and )?(?:with )?nothing else", ""),
+    (r"two (?:objects|shapes|things|items|figures)", ""),
+    (r"(?:the |with a |a )?(?:background|backdrop|canvas)(?: (?:that |which )?is| should be| being| in| of)?"
+     r"(?: a| plain| solid| colou?red)* {ground}", r"ground-\1"),
     (r"(?:up)?(?:on|against|with|over|in front of|in|before) (?:a |an |the )?(?:plain |solid )?{ground}"
      r"(?: colou?red)?(?: (?:background|backdrop|canvas|ground))?(?= |$)", r"ground-\1"),
     (r"{ground}(?: colou?red)? (?:background|backdrop|canvas)", r"ground-\1"),
-    (r"(?:is |lies |sits )?(?:directly )?(?:on top of|above|over|atop|higher than)", "above"),
-    (r"(?:is |lies |sits )?(?:directly )?(?:below|under|underneath|beneath|lower than)", "below"),
-    (r"(?:is |lies |sits )?(?:directly )?(?:(?:to|on|at) the )?(left|right)(?: hand)?(?: side)? (?:of|from)"
+    (IS + r"(?:on top of|above|over|atop|higher than)", "above"),
+    (IS + r"(?:below|under|underneath|beneath|lower than)", "below"),
+    (IS + r"(?:(?:to|on|at) the )?(left|right)(?: hand)?(?: side)? (?:of|from)"
      r"(?! the (?:picture|image|canvas|frame|scene))", r"\1-of"),
+    (r"(above|below|left-of|right-of) (?:it|that|this one)", r"\1-it"),
+    (r"(?:of|on|in) the (?:canvas|picture|image|frame|scene)", ""),
     (r"right(?= (?:in|at|on) the )", ""),
     (r"backdrop|canvas", "background"),
     (r"left hand", "left"),
@@ -53,17 +62,21 @@ FILLERS = frozenset(
     "please draw paint show render make create generate give want would like need to see me us i us you can could "
     "the at in on of is are be it its that this which with has having there here and "
     "picture image drawing scene painting frame corner side edge part area region half position spot place "
-    "placed located positioned sitting lying standing appearing put set just simple single exactly only "
+    "placed located positioned sitting sits lying lies standing stands appearing appears put set just simple single "
+    "exact exactly precisely very only near towards toward close shows showing contains containing depicts depicting "
+    "featuring both should plain "
     "color colour colored coloured size sized shaped".split()
 )
 ASIDE = frozenset("and , ;".split())
-RELATIONS = frozenset((*(relation.replace(" ", "-") for relation in OPPOSITES),))
+BETWEEN = frozenset("in on at of to near towards toward".split())  # no relation of two objects
+RELATIONS = frozenset(relation.replace(" ", "-") for relation in OPPOSITES)
+TO_IT = frozenset(f"{relation}-it" for relation in RELATIONS)  # "and above it a blue square"
 
 _FACTS = {word: (kind, fact) for kind, facts in KINDS.items() for fact in facts
           for word in (fact, *WORDS.get(fact, ()), *SYNONYMS.get(fact, "").split()) if " " not in word}  # fmt: skip
 _PLACES = {word: place for place, words in PLACE_WORDS.items() for word in words.split()}
 _GROUNDS = {word: name for name in BACKGROUNDS for word in (name, *WORDS.get(name, ()))}
-_KNOWN = {"background", *_FACTS, *_PLACES, *_GROUNDS, *ARTICLES, *NOUNS, *FILLERS, *RELATIONS, "above", "below"}
+_KNOWN = {"background", *_FACTS, *_PLACES, *_GROUNDS, *ARTICLES, *NOUNS, *FILLERS, *RELATIONS, *TO_IT}
 _PATTERNS = [
     (re.compile(rf"(?<!\S){pattern.replace('{ground}', '(' + '|'.join(_GROUNDS) + ')')}(?!\S)"), meaning)
     for pattern, meaning in PHRASES
@@ -88,7 +101,7 @@ def parse(prompt: str) -> Description:
     unknown = [token for token in tokens if token not in _KNOWN and not token.startswith("ground-") and token != ","]
     if unknown:
         raise ValueError(refusal(prompt, tokens, unknown))
-    items, relation, ground, relation_first = [_Item()], None, None, False
+    items, relation, ground, turned = [_Item()], None, None, False
     for i, token in enumerate(tokens):
         item, rest = items[-1], tokens[i + 1 :]
         if token.startswith("ground-"):
@@ -96,12 +109,12 @@ def parse(prompt: str) -> Description:
             if ground not in (None, name):
                 raise ValueError(f'"{prompt}" gives two backgrounds, {ground} and {name}; name one.')
             ground = name
-        elif token in RELATIONS:
+        elif token in RELATIONS or token in TO_IT:
             if relation:
                 raise ValueError(f'"{prompt}" gives two relations; say where the first object stands to the second.')
-            relation = token.replace("-", " ")
-            relation_first = not item.facts and not item.named
-            if not relation_first:
+            relation, begun = token.removesuffix("-it").replace("-", " "), bool(item.facts or item.named)
+            turned = token in TO_IT or not begun  # the object that stands there is named last
+            if begun and len(items) == 1:
                 items.append(_Item())
         elif token in _FACTS:
             kind, fact = _FACTS[token]
@@ -129,8 +142,13 @@ def parse(prompt: str) -> Description:
                 f'For the background say "on a {_GROUNDS[token]} background".'
             )
         elif item.named and (token in ARTICLES or token in ASIDE) and begins_object(rest, token):
+            if i and tokens[i - 1] in BETWEEN:
+                raise ValueError(
+                    f'"{tokens[i - 1]}" between two objects is not understood in "{prompt}"; '
+                    f'say "and" or one of {", ".join(OPPOSITES)}.'
+                )
             items.append(_Item())
-    return describe_items(prompt, items, relation, relation_first, ground)
+    return describe_items(prompt, items[::-1] if turned else items, relation, ground)
 
 
 def tokens_of(prompt: str) -> list[str]:
@@ -147,7 +165,7 @@ def tokens_of(prompt: str) -> list[str]:
 def begins_object(rest: list[str], token: str) -> bool:
     """Tell whether what follows an article, a comma or "and" names one more object."""
     for later in rest:
-        if later in ASIDE or later in RELATIONS or (later in ARTICLES and token in ARTICLES):
+        if later in ("and", ";") or later in RELATIONS or (later in ARTICLES and token in ARTICLES):
             return False
         if later in ("color", "colour", "size", "background"):
             return False
@@ -156,9 +174,7 @@ def begins_object(rest: list[str], token: str) -> bool:
     return False
 
 
-def describe_items(
-    prompt: str, items: list[_Item], relation: str | None, relation_first: bool, ground: str | None
-) -> Description:
+def describe_items(prompt: str, items: list[_Item], relation: str | None, ground: str | None) -> Description:
     """Put together what was read, or say what does not fit."""
     if len(items) > 2:
         raise ValueError(f'"{prompt}" names {len(items)} objects; name one or two.')
@@ -167,8 +183,6 @@ def describe_items(
         raise ValueError(f'"{prompt}" names {found}; name each, such as "a red circle" or "a shape".')
     if relation and len(items) == 1:
         raise ValueError(f'"{prompt}" says "{relation}" of one object; name the other, such as "a blue square".')
-    if relation_first and relation:
-        relation = OPPOSITES[relation]
     places = [place_of(prompt, item.place) for item in items]
     if len(items) == 2 and any(places):
         implied = {("left", "right"): "left of", ("right", "left"): "right of", ("top", "bottom"): "above",
