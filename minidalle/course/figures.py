@@ -23,11 +23,19 @@ def bundle(picture: Image.Image | Figure, alt: str, width: int | None = None) ->
     The picture is there twice. Neither JupyterLab nor a page of nbconvert reads the text beside a PNG, but both prefer
     HTML, where a picture can carry it; what shows no HTML, such as a PDF, takes the PNG.
     """
-    png = base64.b64encode(to_png(picture)).decode()
+    png = base64.b64encode(small_png(picture)).decode()
     sized = {"width": width} if width else {}
     attributes = {"src": f"data:image/png;base64,{png}", "alt": alt} | sized
     image = " ".join(f'{name}="{html.escape(str(value))}"' for name, value in attributes.items())
     return {"image/png": png, "text/html": f"<img {image}>", "text/plain": alt}, {"image/png": {"alt": alt} | sized}
+
+
+def small_png(picture: Image.Image | Figure) -> bytes:
+    """Write a picture as a PNG of at most 256 colours, a third of the size where there is noise in it."""
+    png = to_png(picture)
+    with Image.open(io.BytesIO(png)) as drawn:
+        few = to_png(drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE))
+    return min(png, few, key=len)
 
 
 @contextlib.contextmanager
@@ -97,7 +105,7 @@ def loss_curve(
         place = dict(xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top")
         axes.annotate(text, (1, value), (-4, -3), parse_math=False, **place)
     losses = [loss for _, loss in curve]
-    if min(losses) > 0 and max(losses) > 30 * min(losses):
+    if min(losses) > 0 and max(losses) > 5 * min(losses):
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=min(0, *losses))

@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from minidalle.evaluation import paraphrase as module
 from minidalle.evaluation.paraphrase import ONE_OBJECT, TWO_OBJECTS, forms, paraphrase, say
 from minidalle.world.captions import OPPOSITES, Description, SaidObject, describe, write
+from minidalle.world.grammar import parse
 from minidalle.world.scenes import BACKGROUNDS, COLORS, PLACES, SHAPES, draw_scene
 
 SPELLINGS = {  # how each fact may be said, for a reader that knows no form
@@ -198,3 +200,17 @@ def test_all_places_and_spellings_are_said():
         pair for pair in re.findall(r"\b(?:upper|lower|top|bottom) (?:left|right)\b", sentences)
     }
     assert set(module.EDGES) == set(module.SPOTS) == {place for place in PLACES if " " not in place}
+
+
+def same(a: Description, b: Description) -> bool:
+    """Compare two descriptions; which of two objects is named first does not matter."""
+    turned = replace(b, objects=b.objects[::-1], relation=OPPOSITES.get(b.relation))
+    return a == b or (len(b.objects) == 2 and a == turned)
+
+
+@pytest.mark.parametrize("two_objects", [0.0, 1.0])
+def test_the_grammar_reads_every_paraphrase_as_it_was_meant(two_objects):
+    rng = random.Random(0)
+    for description in draw(2000, two_objects, "grammar"):
+        sentence = paraphrase(description, rng)
+        assert same(parse(sentence), description), sentence

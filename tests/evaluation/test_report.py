@@ -524,7 +524,7 @@ def refuse(constant: str) -> None:
 
 
 def test_the_card_of_a_run_is_whole_for_people_and_for_programs(pipe, micro_run):
-    card = report_card(pipe, n=4, folder=micro_run, num_inference_steps=1)
+    card = report_card(pipe, n=4, folder=micro_run, num_inference_steps=1, prior_num_inference_steps=3)
     read = json.loads(to_json(card), parse_constant=refuse)
     assert set(read) == {
         "n", "seed", "split", "following", "wording", "facts", "diversity", "fidelity", "retrieval", "cost",
@@ -533,7 +533,7 @@ def test_the_card_of_a_run_is_whole_for_people_and_for_programs(pipe, micro_run)
         assert set(rates["exact"]) == {"share", "low", "high", "n"} and rates["exact"]["n"] == 4
     cost = read["cost"]
     assert cost["parameters"]["decoder"] == sum(p.numel() for p in pipe.decoder.parameters())
-    assert cost["network calls a picture"] == {"text tower": 1, "prior": 64, "decoder": 1}
+    assert cost["network calls a picture"] == {"text tower": 1, "prior": 3, "decoder": 1}
     assert read["retrieval"]["chance"] == 1 / 256 and read["diversity"]["n"] == 4
     text = to_text(card)
     for word in (

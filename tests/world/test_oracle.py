@@ -243,14 +243,16 @@ def test_one_bad_value_among_many_is_found():
 
 def test_a_colour_is_named_only_where_it_is_near_and_clearly_the_nearest():
     named = as_range(COLORS)[None] - as_range(BACKGROUNDS)[:1]  # (1, 8, 3), contrasts with black
-    red, orange = 0, list(COLORS).index("orange")
-    half_way = (named[0, red] + named[0, orange]) / 2
-    near = named[0, red] + 0.1 * (named[0, orange] - named[0, red])
-    off = named[0, red] + torch.tensor([0.0, 0.0, -0.3])  # no nearer to another colour, and too far from this one
+    orange, yellow = map(list(COLORS).index, ("orange", "yellow"))
+    way = named[0, yellow] - named[0, orange]
+    off = named[0, orange] + torch.tensor([0.0, 0.0, -0.3])  # no nearer to another colour, and too far from this one
     for mean, color, clear in (
-        (named[0, red], red, True), (near, red, True), (named[0, red], orange, False), (half_way, red, False),
-        (half_way, orange, False), (off, red, False),
-    ):  # fmt: skip
+        (named[0, orange], orange, True),
+        (named[0, orange] + 0.2 * way, orange, True),
+        (named[0, orange] + 0.37 * way, orange, False),  # near enough, and nearly half way to the other
+        (named[0, orange], yellow, False),
+        (off, orange, False),
+    ):
         assert oracle.is_clear_color(mean[None], named, torch.tensor([color])).tolist() == [clear]
 
 
