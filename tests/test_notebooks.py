@@ -13,7 +13,7 @@ from minidalle.course import session
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-MAX_BYTES = 400_000
+MAX_BYTES = 800_000  # each picture is there twice: as a PNG, and as HTML that carries its description
 MAX_LINES = 30
 MAX_RUN = 2  # code cells in a row without prose
 FIRST_CELL = """try:
