@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_somebody_without_rights_is_told_of_rights(tmp_path):
         (tmp_path / folder).chmod(mode)
     (tmp_path / "open" / "clip.safetensors").chmod(0o600)
     for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == "root" and folder != Path("/") and folder != Path("/tmp"):
+        if folder.owner() == "root" and folder != Path("/") and folder != Path(tempfile.gettempdir()):
             folder.chmod(0o755)
     ran = subprocess.run([sys.executable, "-c", UNPRIVILEGED, tmp_path], capture_output=True, text=True, timeout=100)
     lines = ran.stdout.splitlines()
