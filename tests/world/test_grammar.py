@@ -181,7 +181,7 @@ REFUSED = {
     "a red cirle": '"cirle" is not understood in "a red cirle". .* "a red circle"',
     "a red dog": '"dog" is not understood in "a red dog". .* "a red shape"',
     "two red circles": '"two", "circles" are not understood',
-    "a circle next to a square": '"next" is not understood in "a circle next to a square". Understood is, for ',
+    "a circle next to a square": '"next" is not understood in "a circle next to a square". Understood is, for',
     "a green triangle not in the center": '"not" is not understood',
     "a circle inside a square": '"inside" is not understood',
     "a circle or a square": '"or" is not understood',
