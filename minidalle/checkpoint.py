@@ -263,7 +263,7 @@ def find_folder(source: str | Path) -> Path:
         for root in reversed(SHIPPED)
         if root.is_dir()
         for folder in root.iterdir()
-        if folder.is_dir()
+        if (folder / "clip.safetensors").is_file()
     }
     if isinstance(source, str) and source in shipped:
         return shipped[source]

@@ -385,6 +385,8 @@ def test_weights_are_found_by_name_or_folder_and_the_names_are_listed(tmp_path, 
     monkeypatch.setattr(checkpoint, "SHIPPED", (tmp_path / "none", tmp_path / "shipped"))
     for name in ("tiny", "small"):
         (tmp_path / "shipped" / name).mkdir(parents=True)
+        (tmp_path / "shipped" / name / "clip.safetensors").touch()
+    (tmp_path / "shipped" / "features").mkdir()  # no weights of a system
     assert find_folder("tiny") == tmp_path / "shipped" / "tiny"
     assert find_folder(tmp_path) == tmp_path
     with pytest.raises(CheckpointError, match=r'"huge" is neither .* \(small, tiny\): train with "minidalle train"'):
