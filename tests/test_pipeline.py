@@ -405,7 +405,7 @@ def test_a_device_that_is_not_there_is_refused(micro_run):
 
 
 def test_the_shipped_weights_follow_prompts():
-    """Twenty-four prompts and one seed; a network that computes a little otherwise than in training finds far fewer."""
+    """Twenty-four prompts and one seed."""
     pipe, rng = MiniDalle.from_pretrained("tiny", "cpu"), random.Random(5)
     said = [describe(draw_scene(rng, 0.5), rng, 0.5) for _ in range(24)]
     images = pipe([write(description, rng) for description in said], generator=noise()).tensor
