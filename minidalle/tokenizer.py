@@ -64,8 +64,8 @@ class Tokenizer:
 
         Raises: ValueError: when it is of another kind.
         """
-        if values.get("kind") != "words":
-            raise ValueError(f"a tokenizer of words was expected, found {values.get('kind')!r:.40}")
+        if not isinstance(values, dict) or values.get("kind") != "words":
+            raise ValueError(f"a tokenizer of words was expected, found {values!r:.40}")
         return cls(values["words"], values["context_length"])
 
     def _look_up(self, caption: str) -> list[int]:

@@ -4,12 +4,12 @@ import os
 
 import pytest
 import torch
+from conftest import MICRO
 
 from minidalle.layers import attend
 from minidalle.pipeline import MiniDalle
 from minidalle.training.loop import Trainer
 from minidalle.training.stages import STAGES, drawn_world, frozen_parts, stage_loss
-from tests.conftest import MICRO
 
 DEVICE = torch.device(os.environ.get("MINIDALLE_TEST_DEVICE", "cpu"))
 

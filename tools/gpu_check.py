@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -63,6 +63,8 @@ def parts(out: Path, work: Path, smoke: bool) -> list[Part]:
         nbval += ["--nbval-current-env", "--nbval-cell-timeout=120", "notebooks"]
         models = {"MINIDALLE_BUDGET": "quick", "MINIDALLE_MODELS": str(work / "models")}
         found.append(Part("notebooks", nbval, 300, models))
+    if smoke:  # which asks whether it works, on any machine, however busy
+        found = [replace(part, seconds=10 * part.seconds) for part in found]
     return found
 
 

@@ -48,16 +48,12 @@ def main() -> int:
 def trials(root: Path, number: int, rng: random.Random) -> int:
     """Compare trials with an unbroken run, and print a line for each."""
     whole, equal, losses = root / "whole", 0, []
-    started = time.time()
     finish(whole)
-    spent = time.time() - started
-    setup = first_step(whole) - started
-    print(f"unbroken: {spent:.1f} s, of which {setup:.1f} s until the first step", flush=True)
     for trial in range(number):
         folder, kind = root / f"trial-{trial}", KINDS[trial % len(KINDS)]
-        moments = [interrupt(folder, "random" if kind == "resume" else kind, rng.uniform(setup, 0.95 * spent))]
+        moments = [interrupt(folder, kind == "save", rng.randrange(sum(STEPS.values()) - 2), rng.uniform(0, 0.2))]
         if kind == "resume":
-            moments.append(interrupt(folder, "resume", rng.uniform(0, 0.6)))
+            moments.append(interrupt(folder, False, 1, rng.uniform(0, 0.2)))
         finish(folder)
         same, litter = same_weights(whole, folder), [*folder.glob("*.partial"), *folder.glob("*.training.*")]
         ok = same and not litter and same_metrics(whole, folder)
@@ -83,23 +79,21 @@ def finish(folder: Path) -> None:
         raise SystemExit(f"A training ended with {code}:\n{(folder / 'log.txt').read_text()}")
 
 
-def interrupt(folder: Path, kind: str, seconds: float) -> tuple[str, float]:
-    """Begin a training and kill it: so many seconds from now, or at the next save, or after its first step.
+def interrupt(folder: Path, saving: bool, steps: int, seconds: float) -> tuple[str, float]:
+    """Begin or resume a training and kill it so many steps and seconds later, or when it saves next after that.
 
     Returns: where it was, and how many seconds of steps were lost.
     """
     before, process = len(trace(folder)), start(folder)
-    if kind == "resume":
-        while len(trace(folder)) == before and process.poll() is None:
-            time.sleep(0.005)
-    deadline = time.time() + seconds
-    while time.time() < deadline and process.poll() is None:
+    while len(trace(folder)) < before + steps and process.poll() is None:
         time.sleep(0.005)
-    while kind == "save" and not list(folder.glob("*.partial")) and process.poll() is None:
+    time.sleep(seconds)
+    while saving and not list(folder.glob("*.partial")) and process.poll() is None:
         time.sleep(0.0002)
-    process.kill()  # SIGKILL, or nothing where it has ended by itself
+    process.kill()
     killed = time.time()
-    process.wait()
+    if process.wait() == 0:
+        raise SystemExit("A training ended before it could be killed.")
     done = trace(folder)[before:]
     if not done:
         return "no step", 0.0
@@ -126,11 +120,6 @@ def trace(folder: Path) -> list[tuple[str, int, float]]:
     path = folder / TRACE
     lines = path.read_text().splitlines(True) if path.exists() else []
     return [(a, int(b), float(c)) for a, b, c in (line.split() for line in lines if line.endswith("\n"))]
-
-
-def first_step(folder: Path) -> float:
-    """Tell when the first step was done."""
-    return trace(folder)[0][2]
 
 
 def same_weights(a: Path, b: Path) -> bool:

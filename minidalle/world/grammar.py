@@ -35,19 +35,22 @@ PHRASES = (
     (r"two (?:objects|shapes|things|items|figures)", ""),
     (r"(?:the |with a |a )?(?:background|backdrop|canvas)(?: (?:that |which )?is| should be| being| in| of)?"
      r"(?: a| plain| solid| colou?red)* {ground}", r"ground-\1"),
-    (r"(?:up)?(?:on|against|with|over|in front of|in|before) (?:a |an |the )?(?:plain |solid )?{ground}"
+    (r"(?:up)?(?:on|against|with|over|in front of) (?:a |an |the )?(?:plain |solid )?{ground}"
      r"(?: colou?red)?(?: (?:background|backdrop|canvas|ground))?(?= |$)", r"ground-\1"),
-    (r"{ground}(?: colou?red)? (?:background|backdrop|canvas)", r"ground-\1"),
+    (r"(?:in (?:a |an |the )?)?{ground}(?: colou?red)? (?:background|backdrop|canvas)", r"ground-\1"),
+    (r"(?:up)?on (?:a |an |the )?{color}(?= ,| and|$)", "background"),  # of a colour that no background has
     (IS + r"(?:on top of|above|over|atop|higher than)", "above"),
     (IS + r"(?:below|under|underneath|beneath|lower than)", "below"),
     (IS + r"(?:(?:to|on|at) the )?(left|right)(?: hand)?(?: side)? (?:of|from)"
      r"(?! the (?:picture|image|canvas|frame|scene))", r"\1-of"),
     (r"(above|below|left-of|right-of) (?:it|that|this one)", r"\1-it"),
     (r"(?:of|on|in) the (?:canvas|picture|image|frame|scene)", ""),
-    (r"right(?= (?:in|at|on) the )", ""),
+    (r"(?<!the )(?<!top )(?<!bottom )(?<!upper )(?<!lower )right(?= (?:in|at|on) the )", ""),
     (r"backdrop|canvas", "background"),
     (r"left hand", "left"),
     (r"right hand", "right"),
+    (r"({place}) (?:half|corner|side|edge|part|area|region)", r"\1"),
+    (r"(?:corner|side|edge) (?:at|on) the (top|upper|bottom|lower|left|right)", r"\1"),
 )  # fmt: skip
 PLACE_WORDS = {
     "top": "top upper uppermost",
@@ -61,7 +64,7 @@ NOUNS = frozenset("shape object thing figure form item something".split())
 FILLERS = frozenset(
     "please draw paint show render make create generate give want would like need to see me us i us you can could "
     "the at in on of is are be it its that this which with has having there here and "
-    "picture image drawing scene painting frame corner side edge part area region half position spot place "
+    "picture image drawing scene painting frame position spot place "
     "placed located positioned sitting sits lying lies standing stands appearing appears put set just simple single "
     "exact exactly precisely very only near towards toward close shows showing contains containing depicts depicting "
     "featuring both should plain "
@@ -77,10 +80,12 @@ _FACTS = {word: (kind, fact) for kind, facts in KINDS.items() for fact in facts
 _PLACES = {word: place for place, words in PLACE_WORDS.items() for word in words.split()}
 _GROUNDS = {word: name for name in BACKGROUNDS for word in (name, *WORDS.get(name, ()))}
 _KNOWN = {"background", *_FACTS, *_PLACES, *_GROUNDS, *ARTICLES, *NOUNS, *FILLERS, *RELATIONS, *TO_IT}
-_PATTERNS = [
-    (re.compile(rf"(?<!\S){pattern.replace('{ground}', '(' + '|'.join(_GROUNDS) + ')')}(?!\S)"), meaning)
-    for pattern, meaning in PHRASES
-]
+_NAMES = {
+    "place": "|".join(_PLACES),
+    "ground": f"({'|'.join(_GROUNDS)})",
+    "color": f"(?:{'|'.join(word for word, (kind, _) in _FACTS.items() if kind == 'color')})",
+}
+_PATTERNS = [(re.compile(rf"(?<!\S){words.format(**_NAMES)}(?!\S)"), meaning) for words, meaning in PHRASES]
 
 
 @dataclass
@@ -164,7 +169,11 @@ def tokens_of(prompt: str) -> list[str]:
 
 def begins_object(rest: list[str], token: str) -> bool:
     """Tell whether what follows an article, a comma or "and" names one more object."""
+    if token == "and" and (not rest or rest[0] == "another"):
+        return True  # which then lacks its name
     for later in rest:
+        if later == "one" and token == "and":
+            return True
         if later in ("and", ";") or later in RELATIONS or (later in ARTICLES and token in ARTICLES):
             return False
         if later in ("color", "colour", "size", "background"):

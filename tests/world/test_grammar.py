@@ -231,3 +231,39 @@ def test_who_has_learned_one_object_refuses_two(share):
     assert rephrase("a big circle") == "a large circle"
     with pytest.raises(ValueError, match=r"a ring above a circle.* names two objects; these weights .* draw one"):
         rephrase("a ring above a circle")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "caption"),
+    [
+        ("a circle at the top right in the picture", "a circle at the top right"),
+        ("a circle on the right in the middle", "a circle on the right"),
+        ("put it right in the middle: a ring", "a ring in the center"),
+        ("a circle and a red one", "a circle and a red shape"),
+        ("a circle in a white background", "a circle on a white background"),
+        ("a circle in the corner at the top left", "a circle at the top left"),
+        ("a circle in the top half and a square in the bottom half", "a circle above a square"),
+        ("a ring in the central part of the picture", "a ring in the center"),
+    ],
+)
+def test_a_word_of_place_is_read_with_its_neighbours(prompt, caption):
+    assert write(parse(prompt)) == caption
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("half a red circle", '"half" is not understood'),
+        ("a circle in the corner", '"corner" is not understood'),
+        ("the corner of a square", '"corner" is not understood'),
+        ("a circle and another", "announces two"),
+        ("a circle together with another", "announces two"),
+        ("a red circle and", "announces two"),
+        ("a circle in white", "is no color of an object"),
+        ("a circle on red", "background that is none of"),
+        ("a circle on a ring", '"on" between two objects'),
+    ],
+)
+def test_a_part_that_has_no_meaning_here_is_refused_and_not_dropped(prompt, why):
+    with pytest.raises(ValueError, match=why):
+        parse(prompt)
