@@ -98,7 +98,8 @@ def interrupt(folder: Path, saving: bool, steps: int, seconds: float) -> tuple[s
     if not done:
         return "no step", 0.0
     stage, step, _ = done[-1]
-    since = max((when for name, n, when in done if name == stage and n <= kept(folder, stage)), default=done[0][2])
+    safe = [when for name, n, when in done if name != stage or n <= kept(folder, stage)]  # stages before are finished
+    since = max(safe, default=done[0][2])
     return f"{stage} at step {step}", killed - since if not finished(folder, stage) else 0.0
 
 
