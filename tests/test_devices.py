@@ -9,7 +9,7 @@ from conftest import MICRO
 from minidalle.layers import attend
 from minidalle.pipeline import MiniDalle
 from minidalle.training.loop import Trainer
-from minidalle.training.stages import STAGES, drawn_world, frozen_parts, stage_loss
+from minidalle.training.stages import STAGES, frozen_parts, stage_loss, stage_source
 
 DEVICE = torch.device(os.environ.get("MINIDALLE_TEST_DEVICE", "cpu"))
 
@@ -21,7 +21,7 @@ def losses(stage: str, device: torch.device, steps: int = 5) -> list[float]:
     clip = STAGES["clip"].model_class(MICRO.models["clip"]).to(device).requires_grad_(False)
     model = STAGES[stage].model_class(MICRO.models[stage]).to(device)
     frozen = frozen_parts(stage, MICRO, {"clip": clip} if STAGES[stage].needs else {}, device)
-    loss_at = stage_loss(stage, drawn_world(stage, MICRO, recipe, 0), recipe.stages[stage], frozen, device)
+    loss_at = stage_loss(stage, stage_source(stage, MICRO, recipe, 0), recipe.stages[stage], frozen, device)
     trainer, found = Trainer(model, recipe.stages[stage]), []
     trainer.use_precision(None)
     for step in range(steps):

@@ -16,7 +16,7 @@ import torch
 from minidalle.device import half_precision, pick_device
 from minidalle.training.loop import Trainer
 from minidalle.training.recipes import PRESETS
-from minidalle.training.stages import STACK, STAGES, drawn_world, frozen_parts, stage_loss
+from minidalle.training.stages import STACK, STAGES, frozen_parts, stage_loss, stage_source
 
 ROOT = Path(__file__).parent.parent
 TOTAL_SECONDS = 650
@@ -100,7 +100,7 @@ def compiled_steps(smoke: bool) -> dict:
     for stage in STACK:
         clip = STAGES["clip"].model_class(preset.models["clip"]).to(device).requires_grad_(False)
         frozen = frozen_parts(stage, preset, {"clip": clip} if STAGES[stage].needs else {}, device)
-        loss_at = stage_loss(stage, drawn_world(stage, preset, recipe, 0), recipe.stages[stage], frozen, device)
+        loss_at = stage_loss(stage, stage_source(stage, preset, recipe, 0), recipe.stages[stage], frozen, device)
         for how in ("plain", "compiled"):
             torch.manual_seed(0)
             model = STAGES[stage].model_class(preset.models[stage]).to(device)
@@ -120,6 +120,17 @@ def compiled_steps(smoke: bool) -> dict:
     return result
 
 
+def wanted(found: list[Part], names: str | None) -> list[Part]:
+    """Keep the parts that were asked for by name; all when none was.
+
+    Raises: SystemExit: when a name is no part's.
+    """
+    chosen = names.split(",") if names else [part.name for part in found]
+    if unknown := set(chosen) - {part.name for part in found}:
+        raise SystemExit(f"There is no part {min(unknown)!r}; there are {', '.join(part.name for part in found)}.")
+    return [part for part in found if part.name in chosen]
+
+
 def machine() -> dict:
     """Describe where this ran."""
     device = pick_device()
@@ -134,6 +145,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--compile", action="store_true", help="only train under torch.compile, and print JSON")
+    parser.add_argument("--only", metavar="NAMES", help="parts to run, by their names, with commas between them")
     args = parser.parse_args()
     if args.compile:
         print(json.dumps(compiled_steps(args.smoke)))
@@ -142,7 +154,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, (args.out / "log.txt").open("w") as log:
         work = Path(folder)
-        for part in parts(args.out, work, args.smoke):
+        for part in wanted(parts(args.out, work, args.smoke), args.only):
             left = TOTAL_SECONDS - (time.perf_counter() - started)
             results["parts"][part.name] = run(part, log, left)
             (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")

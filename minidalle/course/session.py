@@ -19,7 +19,7 @@ from minidalle.pipeline import MiniDalle
 from minidalle.training.loop import Stopped, precision_name
 from minidalle.training.recipes import TINY, Preset
 from minidalle.training.run import MAX_SEED, kept_step, locked, origin_of, train_stage
-from minidalle.training.stages import STAGES, drawn_world, frozen_parts, load_needs, stage_loss
+from minidalle.training.stages import STAGES, frozen_parts, load_needs, stage_loss, stage_source
 from minidalle.world import oracle
 from minidalle.world.captions import Description, matches
 from minidalle.world.grammar import parse
@@ -151,7 +151,7 @@ def theory_lines(stage: str, clips: Path, device: torch.device) -> dict[str, flo
     if stage == "clip":
         return {f"uniform guess: ln {how.batch_size}": math.log(how.batch_size)}
     frozen = frozen_parts(stage, TINY, load_needs(stage, clips, device), device)
-    world = drawn_world(stage, TINY, recipe, 0)
+    world = stage_source(stage, TINY, recipe, 0)
     if stage == "upsampler":
         what, answer = "the small picture, enlarged", lambda x_t, t, enlarged: enlarged
     else:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from minidalle.tokenizer import Tokenizer
 from minidalle.world.captions import TOKENIZER, describe, write
 from minidalle.world.render import render
 from minidalle.world.scenes import Scene, draw_scene
@@ -33,6 +34,41 @@ class Source(Protocol):
 
     def batch(self, step: int, batch_size: int) -> Batch:
         """Give the batch of a step, on the CPU."""
+
+
+class Collection(Protocol):
+    """Captioned pictures that all stages of a system learn from, each by a source of its own."""
+
+    tokenizer: Tokenizer  # of the captions
+
+    def to_dict(self) -> dict:
+        """Describe it in JSON's types, its name first of all: what every model trained on it keeps in its header."""
+
+    def source(self, image_size: int, seed: int, hard_negatives: bool, full_captions: float) -> Source:
+        """Give the batches of one stage.
+
+        Args:
+            image_size: pixels along each side.
+            seed: of all that is drawn.
+            hard_negatives: whether every second picture is one that is nearly the same as the one before it.
+            full_captions: share of captions that tell everything, beside those that tell a random part.
+        """
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The drawn world, as a collection."""
+
+    two_objects: float = 0.5  # share of scenes with two objects
+    tokenizer = TOKENIZER
+
+    def to_dict(self) -> dict:
+        """Describe it in JSON's types."""
+        return {"name": "scenes", "two_objects": self.two_objects}
+
+    def source(self, image_size: int, seed: int, hard_negatives: bool = False, full_captions: float = 0.0) -> "World":
+        """Give the batches of one stage."""
+        return World(image_size, seed, self.two_objects, hard_negatives, full_captions)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from minidalle.device import half_precision
 from minidalle.pipeline import MiniDalle
 from minidalle.training.loop import Trainer
 from minidalle.training.recipes import Preset
-from minidalle.training.stages import STACK, STAGES, drawn_world, frozen_parts, stage_loss
+from minidalle.training.stages import STACK, STAGES, frozen_parts, stage_loss, stage_source
 from minidalle.world.captions import TOKENIZER
 from minidalle.world.render import render
 from minidalle.world.scenes import draw_scene
@@ -60,7 +60,7 @@ def stage_steps(preset: Preset, batch_size: int, device: torch.device) -> dict[s
     for stage, model in models.items():
         how = replace(recipe.stages[stage], batch_size=batch_size)
         frozen = frozen_parts(stage, preset, {"clip": clip} if STAGES[stage].needs else {}, device)
-        loss_at = stage_loss(stage, drawn_world(stage, preset, recipe, 0), how, frozen, device)
+        loss_at = stage_loss(stage, stage_source(stage, preset, recipe, 0), how, frozen, device)
         steps[stage] = partial(Trainer(model, how).step, loss_at, 0)
     return steps
 

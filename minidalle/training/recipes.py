@@ -10,6 +10,7 @@ from minidalle.decoder import DecoderConfig
 from minidalle.diffusion import DiffusionConfig
 from minidalle.losses import DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
 from minidalle.prior import PriorConfig
+from minidalle.tokenizer import Tokenizer
 from minidalle.upsampler import UpsamplerConfig
 from minidalle.world.captions import TOKENIZER
 
@@ -47,6 +48,7 @@ class Preset:
     name: str
     models: dict[str, object]  # a config for each stage
     recipes: dict[str, Recipe]
+    world: str = "scenes"  # what it is made for, a key of COLLECTIONS in stages.py
     diffusion: dict[str, DiffusionConfig] = field(
         default_factory=lambda: dict.fromkeys(("prior", "decoder", "upsampler"), DiffusionConfig())
     )  # cosine, 1000 timesteps (table 3). We differ for the decoder: it predicts the picture, not its noise (Li and He
@@ -65,6 +67,14 @@ class Preset:
                 raise ValueError(
                     f"The models of the preset {self.name} differ in {name}: {sorted(values)}; choose one."
                 )
+
+
+def fitted(preset: Preset, tokenizer: Tokenizer) -> Preset:
+    """Give a preset the sizes that a tokenizer asks for."""
+    models, length = dict(preset.models), tokenizer.context_length
+    models["clip"] = replace(models["clip"], vocab_size=tokenizer.vocab_size, context_length=length)
+    models["prior"] = replace(models["prior"], context_length=length)
+    return replace(preset, models=models)
 
 
 def clip_recipe(steps: int, batch_size: int = 128) -> StageRecipe:

@@ -16,12 +16,21 @@ from filelock import FileLock, Timeout
 from minidalle import checkpoint
 from minidalle.checkpoint import AccessError, CheckpointError, MissingError, own_version, save_model
 from minidalle.checks import whole_number
+from minidalle.data.batches import Collection
 from minidalle.device import choose_threads, half_precision, threads
 from minidalle.training.loop import delayed_stop, fit, precision_name
-from minidalle.training.recipes import Preset
-from minidalle.training.stages import STACK, STAGES, LossAt, drawn_world, frozen_parts, load_needs, stage_loss
+from minidalle.training.recipes import Preset, fitted
+from minidalle.training.stages import (
+    STACK,
+    STAGES,
+    LossAt,
+    collection_of,
+    frozen_parts,
+    load_needs,
+    stage_loss,
+    stage_source,
+)
 from minidalle.training.state import differences, load_tensors, read_state
-from minidalle.world.captions import TOKENIZER
 
 MAX_SEED = 2**63 - 1  # beyond, torch has no seeds
 MAX_METRICS = 2**26  # bytes of a file of metrics; a line has about 60
@@ -36,6 +45,7 @@ def train(
     seed: int = 0,
     device: torch.device | None = None,
     resume: bool = False,
+    collection: Collection | None = None,
 ) -> None:
     """Train stages of a system and keep each in the folder as soon as it is done.
 
@@ -48,6 +58,7 @@ def train(
         device: where to train; None: on the CPU.
         resume: whether to take up what was stopped; finished stages of the same recipe and seed are then skipped.
             One that is damaged, was trained otherwise, or for another CLIP is trained again, which is said.
+        collection: captioned pictures to learn from; None: what the preset is made for.
 
     Raises: ValueError: when recipe, stage or seed is unknown, another run holds the folder, or it may not be written.
     """
@@ -58,12 +69,14 @@ def train(
         raise ValueError(f'"{unknown[0]}" is no stage of {preset.name}; choose of {", ".join(STAGES)}.')
     seed = checked_seed(seed)
     device = device or torch.device("cpu")
+    collection = collection or collection_of(preset, preset.recipes[recipe_name])
+    preset = fitted(preset, collection.tokenizer)
     with locked(folder):
         for stage in stages:
-            origin = origin_of(preset, recipe_name, stage, seed, folder)
+            origin = origin_of(preset, recipe_name, stage, seed, folder, collection)
             # A state beside a finished model is of a second training, or of one killed before it was tidied away
             if not (resume and is_finished(folder, stage, origin) and not kept_step(folder, stage, origin)):
-                train_stage(preset, recipe_name, folder, stage, seed, device, resume)
+                train_stage(preset, recipe_name, folder, stage, seed, device, resume, collection=collection)
 
 
 def checked_seed(seed: int) -> int:
@@ -85,6 +98,7 @@ def train_stage(
     needs_folder: Path | None = None,
     on_log: Callable[[dict], None] | None = None,
     progress: bool = True,
+    collection: Collection | None = None,
 ) -> torch.nn.Module:
     """Train one stage.
 
@@ -94,12 +108,14 @@ def train_stage(
         needs_folder: where the models lie that the stage learns from; None: in the folder.
         on_log: called with every line of metrics as well.
         progress: whether to show the progress.
+        collection: that of train.
 
     Returns: the averaged weights, which the folder holds too.
     """
+    collection = collection or collection_of(preset, preset.recipes[recipe_name])
     needs_folder, how = needs_folder or folder, preset.recipes[recipe_name].stages[stage]
-    origin = origin_of(preset, recipe_name, stage, seed, needs_folder)
-    model, loss_at = prepare(preset, recipe_name, stage, seed, device, needs_folder)
+    origin = origin_of(preset, recipe_name, stage, seed, needs_folder, collection)
+    model, loss_at = prepare(preset, recipe_name, stage, seed, device, needs_folder, collection)
     state_path = folder / f"{stage}.training.safetensors"
     before = stopped_training(state_path, stage, origin, model) if resume else None
     if before is None and state_path.exists():
@@ -121,7 +137,7 @@ def train_stage(
         averaged = fit(model, loss_at, how, stage, state_path, before is not None, keep, origin, progress)
     spent = {"seconds": round(time.perf_counter() - started, 1), "pictures": how.steps * how.batch_size}
     machine = {"version": own_version(), "device": device.type, "precision": precision, "threads": number}
-    tokenizer = {"tokenizer": TOKENIZER.to_dict()} if stage == "clip" else {}
+    tokenizer = {"tokenizer": collection.tokenizer.to_dict()} if stage == "clip" else {}
     with delayed_stop():
         save_model(folder, averaged, {**origin, **tokenizer, **spent, **machine})
         state_path.unlink(missing_ok=True)
@@ -129,7 +145,13 @@ def train_stage(
 
 
 def prepare(
-    preset: Preset, recipe_name: str, stage: str, seed: int, device: torch.device, needs_folder: Path
+    preset: Preset,
+    recipe_name: str,
+    stage: str,
+    seed: int,
+    device: torch.device,
+    needs_folder: Path,
+    collection: Collection,
 ) -> tuple[torch.nn.Module, LossAt]:
     """Make a stage's new model, and its loss."""
     recipe = preset.recipes[recipe_name]
@@ -137,17 +159,26 @@ def prepare(
         torch.manual_seed(seed)
         model = STAGES[stage].model_class(preset.models[stage]).to(device)
     frozen = frozen_parts(stage, preset, load_needs(stage, needs_folder, device), device)
-    return model, stage_loss(stage, drawn_world(stage, preset, recipe, seed), recipe.stages[stage], frozen, device)
+    source = stage_source(stage, preset, recipe, seed, collection)
+    return model, stage_loss(stage, source, recipe.stages[stage], frozen, device)
 
 
-def origin_of(preset: Preset, recipe_name: str, stage: str, seed: int, needs_folder: Path) -> dict:
+def origin_of(
+    preset: Preset,
+    recipe_name: str,
+    stage: str,
+    seed: int,
+    needs_folder: Path,
+    collection: Collection | None = None,
+) -> dict:
     """Describe all that shapes a training of a stage, in JSON's types; two of one origin take the same steps."""
     recipe = preset.recipes[recipe_name]
+    collection = collection or collection_of(preset, recipe)
     origin = {
         "preset": preset.name,
         "recipe": recipe_name,
         "seed": seed,
-        "world": {"name": "scenes", "two_objects": recipe.two_objects},
+        "world": collection.to_dict(),
         "config": checkpoint.config_to_dict(preset.models[stage]),
         "stage": asdict(recipe.stages[stage]),
     }

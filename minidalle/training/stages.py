@@ -14,7 +14,7 @@ from torch import nn
 from minidalle import losses
 from minidalle.checkpoint import load_model
 from minidalle.clip import CLIP
-from minidalle.data.batches import Source, World
+from minidalle.data.batches import Collection, Scenes, Source
 from minidalle.decoder import Decoder
 from minidalle.prior import DiffusionPrior
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
@@ -43,6 +43,7 @@ STAGES = {
         sizes=lambda config: {"crop_size": config.unet.image_size, "factor": config.factor},
     ),
 }
+COLLECTIONS: dict[str, Callable[[Recipe], Collection]] = {"scenes": lambda recipe: Scenes(recipe.two_objects)}
 STACK = ("clip", "prior", "decoder")  # what text to picture takes, in the order of training; the upsampler stands alone
 
 
@@ -70,11 +71,21 @@ def stage_loss(stage: str, source: Source, recipe: StageRecipe, frozen: dict, de
     return loss_at
 
 
-def drawn_world(stage: str, preset: Preset, recipe: Recipe, seed: int) -> Source:
-    """Make the source of a stage's batches in the drawn world; every stage sees scenes of its own."""
-    size = preset.models["upsampler" if stage == "upsampler" else "clip"].image_size
-    how = recipe.stages[stage]
-    return World(size, derived_seed(stage, seed), recipe.two_objects, how.hard_negatives, how.full_captions)
+def collection_of(preset: Preset, recipe: Recipe) -> Collection:
+    """Give the captioned pictures that a preset is made for."""
+    return COLLECTIONS[preset.world](recipe)
+
+
+def stage_source(stage: str, preset: Preset, recipe: Recipe, seed: int, collection: Collection | None = None) -> Source:
+    """Make the source of a stage's batches; every stage has a seed of its own.
+
+    Args:
+        stage, preset, recipe, seed: of the training.
+        collection: what the pictures are from; None: what the preset is made for.
+    """
+    size, how = preset.models["upsampler" if stage == "upsampler" else "clip"].image_size, recipe.stages[stage]
+    collection = collection or collection_of(preset, recipe)
+    return collection.source(size, derived_seed(stage, seed), how.hard_negatives, how.full_captions)
 
 
 def derived_seed(*parts: object) -> int:

@@ -24,7 +24,7 @@ from minidalle.clip import CLIP
 from minidalle.training import loop
 from minidalle.training.loop import Stopped, TrainingError
 from minidalle.training.run import kept_step, locked, metrics_until, origin_of, read_metrics, train
-from minidalle.training.stages import STACK, STAGES, derived_seed, drawn_world, step_generator
+from minidalle.training.stages import STACK, STAGES, derived_seed, stage_source, step_generator
 
 CLIP_FILE, STATE = "clip.safetensors", "clip.training.safetensors"
 
@@ -70,7 +70,7 @@ def test_large_seeds_work_in_every_stage(tmp_path, seed):
 @example(2**63 - 1, 2**63, "decoder")
 @settings(max_examples=50)
 def test_every_seed_gives_a_seed_of_63_bits_for_each_use(seed, step, stage):
-    world = drawn_world(stage, MICRO, MICRO.recipes["quick"], seed)
+    world = stage_source(stage, MICRO, MICRO.recipes["quick"], seed)
     assert 0 <= world.seed < 2**63 and world.seed == derived_seed(stage, seed)
     torch.manual_seed(seed)
     assert step_generator(world.seed, step).initial_seed() < 2**63
