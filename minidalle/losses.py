@@ -1,13 +1,16 @@
 """What each model learns: the loss of one training step, with all that is drawn at random for it.
 
 A loss takes the model first, so that it may come wrapped (DistributedDataParallel, torch.compile); then a batch, the
-generator of the step's noise, and the numbers that shape it. The generator lives on the CPU: every device trains on the
-same noise. What stays fixed in training (a frozen CLIP, the diffusion process) comes last.
+generator of the step's noise, and the numbers that shape it. Noise is drawn where the generator lives: on the CPU, so
+that every device trains on the same noise, or on the GPU, so that a step can be a CUDA graph. What stays fixed in
+training (a frozen CLIP, the diffusion process) comes last.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from minidalle.clip import CLIP, contrastive_loss
@@ -24,6 +27,13 @@ class PriorLossConfig:
     p_drop_text: float = 0.1  # share of captions that are hidden, sec. 2.2
     noises: int = 6  # noised versions of each z_image; three times cheaper than as many captions
     max_weight: float = 5.0  # of a timestep with little noise, see prior_weights
+
+
+@dataclass(frozen=True)
+class AutoregressivePriorLossConfig:
+    """What shapes the autoregressive prior's loss."""
+
+    p_drop_text: float = 0.1  # share of captions that are hidden, sec. 2.2
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ def prior_loss(
     """
     z_image, text = embed(clip, batch)
     x_start = scale_embedding(z_image)[:, None].expand(-1, config.noises, -1)  # (B, K, D)
-    t = torch.randint(diffusion.num_timesteps, x_start.shape[:2], generator=generator).to(x_start.device)
+    t = draw_integers(diffusion.num_timesteps, x_start.shape[:2], generator).to(x_start.device)
     noise = draw_normal(x_start, generator)
     hide_text = draw_mask(batch, config.p_drop_text, generator)
 
@@ -75,6 +85,20 @@ def prior_loss(
 
     errors = diffusion.training_loss(predict, x_start, t, noise)  # (B, K)
     return (prior_weights(diffusion, config.max_weight)[t] * errors).mean()
+
+
+def ar_prior_loss(
+    model: nn.Module, batch: Batch, generator: torch.Generator, config: AutoregressivePriorLossConfig, clip: CLIP
+) -> torch.Tensor:
+    """Learn to predict each bucket of a z_image from the caption and the buckets before it.
+
+    Paper: sec. 2.2. Returns: the mean cross-entropy (); ln num_buckets for a uniform guess.
+    """
+    z_image, text = embed(clip, batch)
+    buckets = getattr(model, "module", model).quantize(z_image, text.z_text)  # of a wrapped model, what it wraps
+    hide_text = draw_mask(batch, config.p_drop_text, generator)
+    logits = model(buckets[:, :-1], text, hide_text)  # (B, 1 + M, num_buckets)
+    return F.cross_entropy(logits.flatten(0, 1).float(), buckets.flatten())
 
 
 def decoder_loss(
@@ -93,7 +117,7 @@ def decoder_loss(
     much as a large one (a pseudo-Huber loss as in Song and Dhariwal 2023, sec. 3.3). Both are fields of the config.
     """
     z_image, text = embed(clip, batch)
-    u = torch.rand(len(z_image), generator=generator)
+    u = torch.rand(len(z_image), generator=generator, device=generator.device)
     t = (diffusion.num_timesteps * u**config.timestep_power).long().to(z_image.device)
     noise = draw_normal(batch.images, generator)
     hide_image = draw_mask(batch, config.p_drop_image, generator)
@@ -128,10 +152,10 @@ def upsampler_loss(
     blurred = draw_mask(batch, config.p_blur, generator)
     low = torch.where(blurred[:, None, None, None], blur(low, config.blur_sigma), low)
     places = (images.shape[2] - crop_size) // factor + 1  # whole pixels of the small picture
-    corners = factor * torch.randint(places, (len(images), 2), generator=generator)
+    corners = factor * draw_integers(places, (len(images), 2), generator).to(images.device)
     enlarged = crop(enlarge(low, factor), corners, crop_size)
     x_start = crop(images, corners, crop_size)
-    t = torch.randint(diffusion.num_timesteps, (len(images),), generator=generator).to(images.device)
+    t = draw_integers(diffusion.num_timesteps, (len(images),), generator).to(images.device)
     noise = draw_normal(x_start, generator)
 
     def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -165,9 +189,14 @@ def prior_weights(diffusion: GaussianDiffusion, max_weight: float) -> torch.Tens
 
 def draw_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Draw standard normal noise of a tensor's shape, on its device."""
-    return torch.randn(like.shape, generator=generator).to(like.device)
+    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
+
+
+def draw_integers(end: int, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    """Draw whole numbers from 0 to end - 1, int64, on the generator's device."""
+    return torch.randint(end, tuple(shape), generator=generator, device=generator.device)
 
 
 def draw_mask(batch: Batch, share: float, generator: torch.Generator) -> torch.Tensor:
     """Draw for each example whether it belongs to a share: (B,) bool, on the batch's device."""
-    return (torch.rand(len(batch.images), generator=generator) < share).to(batch.images.device)
+    return (torch.rand(len(batch.images), generator=generator, device=generator.device) < share).to(batch.images.device)

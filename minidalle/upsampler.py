@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from minidalle.unet import UNet, UNetConfig
@@ -80,5 +81,7 @@ def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
 
 def crop(images: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Tensor:
     """Cut a square out of each picture: (B, C, H, W), first rows and columns (B, 2) to (B, C, size, size)."""
-    cuts = zip(images, corners.tolist(), strict=True)
-    return torch.stack([picture[:, y : y + size, x : x + size] for picture, (y, x) in cuts])
+    cells = torch.arange(size, device=images.device)
+    rows, columns = (corner[:, None] + cells for corner in corners.to(images.device).unbind(1))  # (B, size) each
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    return rearrange(images[which, :, rows[:, :, None], columns[:, None]], "b h w c -> b c h w")

@@ -1,28 +1,37 @@
 """The same numbers on another device: set MINIDALLE_TEST_DEVICE=cuda (or mps) to ask a GPU; without it, the CPU."""
 
+import copy
 import os
 
 import pytest
 import torch
 from conftest import MICRO
 
+from minidalle.data.batches import Batch
 from minidalle.layers import attend
 from minidalle.pipeline import MiniDalle
-from minidalle.training.loop import Trainer
-from minidalle.training.stages import STAGES, frozen_parts, stage_loss, stage_source
+from minidalle.training.graphs import GraphedTrainer, Steps, draw_ahead, make_trainer
+from minidalle.training.loop import fit
+from minidalle.training.stages import STAGES, StageLoss, frozen_parts, noise_seed, stage_source
+from minidalle.training.trainer import Trainer
 
 DEVICE = torch.device(os.environ.get("MINIDALLE_TEST_DEVICE", "cpu"))
 
 
-def losses(stage: str, device: torch.device, steps: int = 5) -> list[float]:
-    """Train a stage in full precision for some steps and give the loss of each."""
+def begin(stage: str, device: torch.device) -> tuple[torch.nn.Module, StageLoss]:
+    """Make a stage's model and loss, the same on every device."""
     recipe = MICRO.recipes["quick"]
     torch.manual_seed(0)
     clip = STAGES["clip"].model_class(MICRO.models["clip"]).to(device).requires_grad_(False)
     model = STAGES[stage].model_class(MICRO.models[stage]).to(device)
     frozen = frozen_parts(stage, MICRO, {"clip": clip} if STAGES[stage].needs else {}, device)
-    loss_at = stage_loss(stage, stage_source(stage, MICRO, recipe, 0), recipe.stages[stage], frozen, device)
-    trainer, found = Trainer(model, recipe.stages[stage]), []
+    return model, StageLoss(stage, stage_source(stage, MICRO, recipe, 0), recipe.stages[stage], frozen, device)
+
+
+def losses(stage: str, device: torch.device, steps: int = 5) -> list[float]:
+    """Train a stage in full precision for some steps and give the loss of each."""
+    model, loss_at = begin(stage, device)
+    trainer, found = Trainer(model, loss_at.recipe), []
     trainer.use_precision(None)
     for step in range(steps):
         trainer.step(loss_at, step)
@@ -50,3 +59,66 @@ def test_attention_is_the_formula_on_every_device():
     wanted = (q @ k.mT / 8**0.5).masked_fill(~mask, -torch.inf).softmax(-1) @ v
     found = attend(*(x.to(DEVICE) for x in (q, k, v, mask))).cpu()
     assert torch.allclose(found, wanted, atol=1e-3)
+
+
+on_cuda = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU: set MINIDALLE_TEST_DEVICE=cuda")
+
+
+def test_batches_drawn_ahead_are_those_of_the_steps_in_order():
+    _, loss_at = begin("clip", torch.device("cpu"))
+    drawn = list(draw_ahead(loss_at, range(3, 7)))
+    assert len(drawn) == 4
+    for step, (images, tokens, mask) in enumerate(drawn, 3):
+        batch = loss_at.source.batch(step, loss_at.recipe.batch_size)
+        length = batch.tokens.shape[1]
+        assert torch.equal(images, batch.images) and tokens.shape[1] == loss_at.source.tokenizer.context_length
+        assert torch.equal(tokens[:, :length], batch.tokens) and torch.equal(mask[:, :length], batch.mask)
+        assert not mask[:, length:].any()
+
+
+def test_no_graph_is_made_where_there_is_no_gpu_or_where_losses_are_scaled(monkeypatch):
+    model, loss_at = begin("clip", DEVICE)
+    assert isinstance(make_trainer(model, loss_at.recipe, loss_at), GraphedTrainer) == (DEVICE.type == "cuda")
+    assert type(make_trainer(model, loss_at.recipe, lambda model, step: None)) is Trainer
+    for name, value in {"MINIDALLE_GRAPHS": "0", "MINIDALLE_DTYPE": "float16"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert type(make_trainer(model, loss_at.recipe, loss_at)) is Trainer
+
+
+@on_cuda
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_graph_takes_the_steps_that_its_kernels_take_one_by_one(stage):
+    model, loss_at = begin(stage, DEVICE)
+    graphed, plain = GraphedTrainer(model, loss_at.recipe), Trainer(copy.deepcopy(model), loss_at.recipe)
+    for trainer in (graphed, plain):
+        trainer.use_precision(None)
+    batches, generator = Steps(loss_at), torch.Generator(DEVICE)
+
+    def same_noise(model: torch.nn.Module, step: int) -> torch.Tensor:
+        batch = Batch(*(x.to(DEVICE) for x in batches[step]), captions=[])
+        return loss_at.of(model, batch, generator.manual_seed(noise_seed(loss_at.source.seed, step)))
+
+    for step in range(10):
+        graphed.step(loss_at, step)
+        plain.step(same_noise, step)
+        assert graphed.mean_loss() == pytest.approx(plain.mean_loss(), rel=1e-3)
+    assert graphed.graph is not None and graphed.first_bad() == 0
+    for one, other in zip(graphed.averaged.parameters(), plain.averaged.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-2, atol=1e-3)
+
+
+@on_cuda
+def test_a_graphed_training_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path):
+    model, loss_at = begin("prior", DEVICE)
+    recipe = loss_at.recipe
+    whole = fit(model, loss_at, recipe, progress=False)
+    model, loss_at = begin("prior", DEVICE)
+
+    trainer = GraphedTrainer(model, recipe)
+    for step in range(6):
+        trainer.step(loss_at, step)
+    trainer.save(tmp_path / "state.safetensors", 6, 1.0, None)
+    model, loss_at = begin("prior", DEVICE)
+    resumed = fit(model, loss_at, recipe, state_path=tmp_path / "state.safetensors", resume=True, progress=False)
+    assert all(map(torch.equal, whole.parameters(), resumed.parameters()))

@@ -25,7 +25,7 @@ from minidalle.losses import (
 )
 from minidalle.training.loop import fit
 from minidalle.training.recipes import TINY
-from minidalle.training.stages import STAGES, frozen_parts, stage_loss, stage_source, step_generator
+from minidalle.training.stages import STAGES, StageLoss, frozen_parts, stage_source, step_generator
 
 CPU = torch.device("cpu")
 D, SIZE = 16, 16
@@ -68,7 +68,7 @@ def loss_at(stage: str, seed: int = 0):
     """Give the loss of a stage of the micro preset as the loop takes it."""
     recipe = MICRO.recipes["quick"]
     frozen = frozen_parts(stage, MICRO, {"clip": frozen_clip()} if STAGES[stage].needs else {}, CPU)
-    return stage_loss(stage, stage_source(stage, MICRO, recipe, seed), recipe.stages[stage], frozen, CPU)
+    return StageLoss(stage, stage_source(stage, MICRO, recipe, seed), recipe.stages[stage], frozen, CPU)
 
 
 class Wrapped(nn.Module):
@@ -119,7 +119,7 @@ def test_every_stage_learns_and_a_seed_gives_the_same_numbers_twice(stage):
     for seed in (1, 2):
         model, losses = build(stage), []
         torch.manual_seed(seed)  # nothing may be drawn from the global source
-        loss = stage_loss(stage, stage_source(stage, MICRO, recipe, 0), how, frozen, CPU)
+        loss = StageLoss(stage, stage_source(stage, MICRO, recipe, 0), how, frozen, CPU)
 
         def watched(model: nn.Module, step: int, loss=loss, losses=losses) -> torch.Tensor:
             losses.append(loss(model, step))
@@ -141,7 +141,7 @@ def test_training_a_later_stage_leaves_clip_as_it_was(stage):
     clip, model, recipe = CLIP(MICRO.models["clip"]), build(stage), MICRO.recipes["quick"]
     clip_before, before = copy.deepcopy(clip.state_dict()), copy.deepcopy(model.state_dict())
     frozen = frozen_parts(stage, MICRO, {"clip": clip}, CPU)
-    loss = stage_loss(stage, stage_source(stage, MICRO, recipe, 0), recipe.stages[stage], frozen, CPU)
+    loss = StageLoss(stage, stage_source(stage, MICRO, recipe, 0), recipe.stages[stage], frozen, CPU)
     fit(model, loss, replace(recipe.stages[stage], steps=3), progress=False)
     assert changed(clip_before, clip) == []
     assert all(p.grad is None for p in clip.parameters())

@@ -15,8 +15,8 @@ from torch import nn
 from minidalle.decoder import Decoder
 from minidalle.device import pick_device
 from minidalle.evaluation.bench import median_seconds
-from minidalle.training.loop import Trainer
 from minidalle.training.recipes import TINY, Preset
+from minidalle.training.trainer import Trainer
 
 
 def against_diffusers(preset: Preset, device: torch.device, repeats: int = 7, batch_size: int = 64) -> dict:

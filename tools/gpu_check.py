@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from minidalle.device import half_precision, pick_device
-from minidalle.training.loop import Trainer
 from minidalle.training.recipes import PRESETS
-from minidalle.training.stages import STACK, STAGES, frozen_parts, stage_loss, stage_source
+from minidalle.training.stages import STACK, STAGES, StageLoss, frozen_parts, stage_source
+from minidalle.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 TOTAL_SECONDS = 650
@@ -100,7 +100,7 @@ def compiled_steps(smoke: bool) -> dict:
     for stage in STACK:
         clip = STAGES["clip"].model_class(preset.models["clip"]).to(device).requires_grad_(False)
         frozen = frozen_parts(stage, preset, {"clip": clip} if STAGES[stage].needs else {}, device)
-        loss_at = stage_loss(stage, stage_source(stage, preset, recipe, 0), recipe.stages[stage], frozen, device)
+        loss_at = StageLoss(stage, stage_source(stage, preset, recipe, 0), recipe.stages[stage], frozen, device)
         for how in ("plain", "compiled"):
             torch.manual_seed(0)
             model = STAGES[stage].model_class(preset.models[stage]).to(device)

@@ -8,6 +8,7 @@ the real ones: a trial takes seconds, and the work lost is compared with that ti
 """
 
 import argparse
+import os
 import random
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from minidalle.training import loop
 from minidalle.training.recipes import PRESETS, TINY, Recipe
 from minidalle.training.stages import STACK, STAGES
 from minidalle.training.state import read_state
+from minidalle.training.trainer import Trainer
 
 STEPS = {"clip": 24, "prior": 32, "decoder": 20, "upsampler": 24}
 BATCH_SIZE = 8
@@ -70,7 +72,8 @@ def start(folder: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     with (folder / "log.txt").open("ab") as log:
         command = [sys.executable, __file__, "--worker", str(folder)]
-        return subprocess.Popen(command, stdout=log, stderr=log)
+        # One thread for all: a run on a machine that is busier than before would choose fewer, and round otherwise
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"MINIDALLE_THREADS": "1"})
 
 
 def finish(folder: Path) -> None:
@@ -148,15 +151,15 @@ def work(folder: Path) -> int:
     stages = {name: replace(stage, steps=STEPS[name], batch_size=BATCH_SIZE) for name, stage in quick.items()}
     PRESETS["trial"] = replace(TINY, name="trial", recipes={"short": Recipe(0.5, stages)})
     loop.SAVE_SECONDS, loop.LOG_EVERY = SAVE_SECONDS, 5
-    step = loop.Trainer.step
+    step = Trainer.step
     with (folder / TRACE).open("a") as lines:
 
-        def traced(trainer: loop.Trainer, loss_at, number: int) -> None:
+        def traced(trainer: Trainer, loss_at, number: int) -> None:
             step(trainer, loss_at, number)
             lines.write(f"{trainer.model.kind} {number + 1} {time.time()}\n")
             lines.flush()
 
-        loop.Trainer.step = traced
+        Trainer.step = traced
         options = ["--preset", "trial", "--recipe", "short", "--out", str(folder), "--device", "cpu", "--resume"]
         rest = [stage for stage in STAGES if stage not in STACK]
         return max(cli.main(["train", stage, *options]) for stage in ("all", *rest))

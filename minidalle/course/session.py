@@ -3,12 +3,12 @@
 import math
 import os
 import time
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from minidalle.checkpoint import brief
 from minidalle.course.live import LiveLoss
 from minidalle.course.pieces import Pieces
 from minidalle.device import forbid_tf32, half_precision, pick_device
@@ -16,10 +16,11 @@ from minidalle.evaluation import curves
 from minidalle.evaluation.metrics import Rate
 from minidalle.layers import scale_embedding
 from minidalle.pipeline import MiniDalle
-from minidalle.training.loop import Stopped, precision_name
-from minidalle.training.recipes import TINY, Preset
+from minidalle.training.loop import Stopped
+from minidalle.training.recipes import TINY
 from minidalle.training.run import MAX_SEED, kept_step, locked, origin_of, train_stage
-from minidalle.training.stages import STAGES, frozen_parts, load_needs, stage_loss, stage_source
+from minidalle.training.stages import STAGES, StageLoss, frozen_parts, load_needs, stage_source
+from minidalle.training.trainer import precision_name
 from minidalle.world import oracle
 from minidalle.world.captions import Description, matches
 from minidalle.world.grammar import parse
@@ -78,22 +79,20 @@ def begin(notebook: str) -> None:
 
 
 def folder() -> Path:
-    """Give the folder of what you train: MINIDALLE_MODELS, or my_models in the working directory."""
-    return Path(os.environ.get("MINIDALLE_MODELS") or "my_models").expanduser()
+    """Give the folder of what you train: MINIDALLE_MODELS, or my_models in the working directory.
+
+    Raises: ValueError: when it names the home of a user that is not known here.
+    """
+    named = os.environ.get("MINIDALLE_MODELS") or "my_models"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:
+        raise ValueError(f"MINIDALLE_MODELS is {brief(named)}, in the home of a user that is not known here.") from None
 
 
 def pieces(needed: tuple[str, ...] | None = None) -> Pieces:
     """Give the pieces for the notebook that was begun, or for what is needed."""
     return Pieces(folder(), _needed if needed is None else needed, budget() == "smoke")
-
-
-def preset() -> Preset:
-    """Give the course's preset; its smoke recipe is the quick one with a twentieth of the steps."""
-    quick = TINY.recipes["quick"]
-    short = {
-        name: replace(stage, steps=max(2, stage.steps // 20), warmup_steps=2) for name, stage in quick.stages.items()
-    }
-    return replace(TINY, recipes=TINY.recipes | {"smoke": replace(quick, stages=short)})
 
 
 def load(kind: str) -> torch.nn.Module:
@@ -125,7 +124,7 @@ def train(stage: str) -> torch.nn.Module:
     """
     if stage not in STAGES:
         raise ValueError(f'"{stage}" is no stage; choose one of {", ".join(STAGES)}.')
-    there, device, recipe, number = folder(), pick_device(), preset().recipes[budget()], seed()
+    there, device, recipe, number = folder(), pick_device(), TINY.recipes[budget()], seed()
     clips = there if stage == "clip" else pieces().clip_folder()
     if STAGES[stage].needs:
         print(f"{stage} learns from the CLIP that is {'yours' if clips == there else 'shipped'}.")
@@ -133,9 +132,9 @@ def train(stage: str) -> torch.nn.Module:
     live = LiveLoss(stage, curves.load(TINY.name, budget(), stage), theory_lines(stage, clips, device), total)
     started = time.perf_counter()
     with locked(there):
-        resume = kept_step(there, stage, origin_of(preset(), budget(), stage, number, clips)) > 0
+        resume = kept_step(there, stage, origin_of(TINY, budget(), stage, number, clips)) > 0
         try:
-            model = train_stage(preset(), budget(), there, stage, number, device, resume, clips, live, progress=False)
+            model = train_stage(TINY, budget(), there, stage, number, device, resume, clips, live, progress=False)
         except Stopped as stop:
             print(f"{stop} Run this cell again to go on from there.")
             raise
@@ -146,7 +145,7 @@ def train(stage: str) -> torch.nn.Module:
 
 def theory_lines(stage: str, clips: Path, device: torch.device) -> dict[str, float]:
     """Give the loss of a model that has learned nothing: ln N for CLIP, that of the mean, of a plain enlargement."""
-    recipe = preset().recipes[budget()]
+    recipe = TINY.recipes[budget()]
     how = recipe.stages[stage]
     if stage == "clip":
         return {f"uniform guess: ln {how.batch_size}": math.log(how.batch_size)}
@@ -160,7 +159,7 @@ def theory_lines(stage: str, clips: Path, device: torch.device) -> dict[str, flo
             x_start = scale_embedding(frozen["clip"].encode_image(x_start))[:, None]
         mean = x_start.mean(0, keepdim=True)
         what, answer = "always the mean", lambda x_t, *conditions: mean.expand_as(x_t)
-    loss_at = stage_loss(stage, world, how, frozen, device)
+    loss_at = StageLoss(stage, world, how, frozen, device)
     return {f"learned nothing: {what}": sum(float(loss_at(answer, step)) for step in range(4)) / 4}
 
 
@@ -173,6 +172,7 @@ def exact_match(images: torch.Tensor, descriptions: list[Description] | list[str
 
     Raises: ValueError: when there is not one for each picture.
     """
+    descriptions = [descriptions] if isinstance(descriptions, str | Description) else descriptions
     if len(images) != len(descriptions):
         raise ValueError(f"There are {len(images)} pictures and {len(descriptions)} descriptions: give one for each.")
     asked = [parse(said) if isinstance(said, str) else said for said in descriptions]

@@ -32,6 +32,9 @@ class Batch:
 class Source(Protocol):
     """Where the batches of a training come from; step n of a seed is the same batch whatever came before."""
 
+    seed: int  # of all that is drawn
+    tokenizer: Tokenizer  # of the captions
+
     def batch(self, step: int, batch_size: int) -> Batch:
         """Give the batch of a step, on the CPU."""
 
@@ -80,6 +83,7 @@ class World:
     two_objects: float = 0.5  # share of scenes with two objects
     hard_negatives: bool = False  # whether every second scene differs from the one before it in one fact
     full_captions: float = 0.0  # share of captions that tell everything, beside those that tell a random part
+    tokenizer = TOKENIZER
 
     def batch(self, step: int, batch_size: int) -> Batch:
         """Draw the batch of a training step; held-out combinations never occur."""

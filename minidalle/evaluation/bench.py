@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidalle.device import half_precision
 from minidalle.pipeline import MiniDalle
-from minidalle.training.loop import Trainer
+from minidalle.training.graphs import make_trainer
 from minidalle.training.recipes import Preset
-from minidalle.training.stages import STACK, STAGES, frozen_parts, stage_loss, stage_source
+from minidalle.training.stages import STACK, STAGES, StageLoss, frozen_parts, stage_source
 from minidalle.world.captions import TOKENIZER
 from minidalle.world.render import render
 from minidalle.world.scenes import draw_scene
@@ -60,8 +60,8 @@ def stage_steps(preset: Preset, batch_size: int, device: torch.device) -> dict[s
     for stage, model in models.items():
         how = replace(recipe.stages[stage], batch_size=batch_size)
         frozen = frozen_parts(stage, preset, {"clip": clip} if STAGES[stage].needs else {}, device)
-        loss_at = stage_loss(stage, stage_source(stage, preset, recipe, 0), how, frozen, device)
-        steps[stage] = partial(Trainer(model, how).step, loss_at, 0)
+        loss_at = StageLoss(stage, stage_source(stage, preset, recipe, 0), how, frozen, device)
+        steps[stage] = partial(make_trainer(model, how, loss_at).step, loss_at, 0)
     return steps
 
 

@@ -56,8 +56,8 @@ class Muon(torch.optim.Optimizer):
                 steps = orthogonalize(self._momenta(parameters, group["momentum"]))
                 size = group["lr"] * max(1.0, rows / columns) ** 0.5
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                for p, direction in zip(parameters, steps, strict=True):
-                    p.sub_(direction.view_as(p), alpha=size)
+                moves = [move.view_as(p) for move, p in zip((size * steps).unbind(), parameters, strict=True)]
+                torch._foreach_sub_(parameters, moves)
 
     def _momenta(self, parameters: list[nn.Parameter], momentum: float) -> torch.Tensor:
         gradients = [p.grad for p in parameters]
@@ -76,9 +76,18 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def make_optimizers(
-    model: nn.Module, matrix_lr: float, lr: float, weight_decay: float = 0.0
+    model: nn.Module, matrix_lr: float, lr: float, weight_decay: float = 0.0, graphed: bool = False
 ) -> list[torch.optim.Optimizer]:
-    """Make Muon for the matrices of a model, which alone decay, and AdamW for the rest."""
+    """Make Muon for the matrices of a model, which alone decay, and AdamW for the rest.
+
+    Args:
+        model: what they train.
+        matrix_lr, lr: learning rates of Muon and of AdamW.
+        weight_decay: of the matrices.
+        graphed: whether a CUDA graph is to hold their steps; then the rates are tensors, which a replay reads anew.
+    """
     matrices, others = split_parameters(model)
+    if graphed:
+        matrix_lr, lr = (torch.tensor(rate, device=others[0].device) for rate in (matrix_lr, lr))
     muon = Muon(matrices, matrix_lr, weight_decay=weight_decay)
-    return [muon, torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0)]
+    return [muon, torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0, capturable=graphed)]

@@ -23,7 +23,7 @@ class Progress:
     def __init__(self, name: str, first: int, total: int, batch_size: int, shown: bool = True):
         self.name, self.total, self.batch_size = name, total, batch_size
         shown = shown and sys.stderr is not None  # None: a program without a console
-        terminal = shown and sys.stderr.isatty()
+        terminal = shown and getattr(sys.stderr, "isatty", bool)()
         self.bar = tqdm(initial=first, total=total, desc=name, unit="step", disable=not terminal)
         self.lines = shown and not terminal
         self.last_line = time.perf_counter()

@@ -18,19 +18,20 @@ from minidalle.checkpoint import AccessError, CheckpointError, MissingError, own
 from minidalle.checks import whole_number
 from minidalle.data.batches import Collection
 from minidalle.device import choose_threads, half_precision, threads
-from minidalle.training.loop import delayed_stop, fit, precision_name
+from minidalle.training.loop import delayed_stop, fit
 from minidalle.training.recipes import Preset, fitted
 from minidalle.training.stages import (
     STACK,
     STAGES,
     LossAt,
+    StageLoss,
     collection_of,
     frozen_parts,
     load_needs,
-    stage_loss,
     stage_source,
 )
 from minidalle.training.state import differences, load_tensors, read_state
+from minidalle.training.trainer import precision_name
 
 MAX_SEED = 2**63 - 1  # beyond, torch has no seeds
 MAX_METRICS = 2**26  # bytes of a file of metrics; a line has about 60
@@ -160,7 +161,7 @@ def prepare(
         model = STAGES[stage].model_class(preset.models[stage]).to(device)
     frozen = frozen_parts(stage, preset, load_needs(stage, needs_folder, device), device)
     source = stage_source(stage, preset, recipe, seed, collection)
-    return model, stage_loss(stage, source, recipe.stages[stage], frozen, device)
+    return model, StageLoss(stage, source, recipe.stages[stage], frozen, device)
 
 
 def origin_of(

@@ -14,13 +14,13 @@ from torch import nn
 from minidalle import losses
 from minidalle.checkpoint import load_model
 from minidalle.clip import CLIP
-from minidalle.data.batches import Collection, Scenes, Source
+from minidalle.data.batches import Batch, Collection, Scenes, Source
 from minidalle.decoder import Decoder
 from minidalle.prior import DiffusionPrior
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
 from minidalle.upsampler import Upsampler
 
-LossAt = Callable[[nn.Module, int], torch.Tensor]  # (model, step) to the loss ()
+LossAt = Callable[[nn.Module, int], torch.Tensor]  # (model, step) to the loss (), whose batch it draws itself
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,24 @@ def frozen_parts(stage: str, preset: Preset, needs: dict[str, nn.Module], device
     return parts
 
 
-def stage_loss(stage: str, source: Source, recipe: StageRecipe, frozen: dict, device: torch.device) -> LossAt:
-    """Give the loss of a stage as the loop takes it: of a model, at a step."""
+@dataclass(frozen=True)
+class StageLoss:
+    """The loss of a stage as the loop takes it: of a model, at a step."""
 
-    def loss_at(model: nn.Module, step: int) -> torch.Tensor:
-        batch = source.batch(step, recipe.batch_size).to(device)
-        return STAGES[stage].loss(model, batch, step_generator(source.seed, step), recipe.loss, **frozen)
+    stage: str
+    source: Source
+    recipe: StageRecipe
+    frozen: dict  # what the loss takes beside model, batch, generator and recipe
+    device: torch.device
 
-    return loss_at
+    def __call__(self, model: nn.Module, step: int) -> torch.Tensor:
+        """Draw the batch of a step, and give the model's loss of it: ()."""
+        batch = self.source.batch(step, self.recipe.batch_size).to(self.device)
+        return self.of(model, batch, step_generator(self.source.seed, step))
+
+    def of(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """Give the model's loss of a batch: ()."""
+        return STAGES[self.stage].loss(model, batch, generator, self.recipe.loss, **self.frozen)
 
 
 def collection_of(preset: Preset, recipe: Recipe) -> Collection:
@@ -94,6 +104,11 @@ def derived_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def noise_seed(seed: int, step: int) -> int:
+    """Derive the seed of a step's noise from that of its batches."""
+    return derived_seed("noise", seed, step)
+
+
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Make the source of a step's noise; it lives on the CPU, so that every device trains on the same noise."""
-    return torch.Generator().manual_seed(derived_seed("noise", seed, step))
+    return torch.Generator().manual_seed(noise_seed(seed, step))

@@ -10,6 +10,7 @@ from minidalle.checkpoint import CheckpointError, brief
 from minidalle.checks import finite_number, whole_number
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+SAID = 4  # differences between two trainings, at most
 SETS = 4  # of numbers as large as the model: its weights, the averaged ones, and at most two averages of an optimiser
 
 
@@ -40,7 +41,8 @@ def read_state(path: Path) -> dict:
         finite_number(total, "its loss"), whole_number(count, "its count of losses", low=0)
         scaler = header["scaler"]
         if scaler:
-            finite_number(min(scaler[name] for name in torch.amp.GradScaler("cpu").state_dict()), "its scale")
+            for name in torch.amp.GradScaler("cpu").state_dict():
+                finite_number(scaler[name], f"its {name}")
         if header["precision"] not in PRECISIONS or not isinstance(header["origin"], dict | None):
             raise ValueError(f"its precision is {brief(header['precision'])}")
     except (KeyError, TypeError, ValueError) as error:
@@ -76,7 +78,8 @@ def load_state(
             p = parameters[parameter]
             if tensor.shape != (p.shape if key != "step" else ()):
                 raise ValueError(f"{name} has other sizes")
-            owner[p].state[p][key] = tensor.to(p.device) if key != "step" else tensor
+            stays = key == "step" and not owner[p].defaults.get("capturable")  # AdamW counts on the CPU, but in a graph
+            owner[p].state[p][key] = tensor if stays else tensor.to(p.device)
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is of a model of other sizes: name another folder, or begin anew.") from error
     return header
@@ -92,7 +95,16 @@ def load_tensors(path: Path, model: nn.Module) -> tuple[dict[str, torch.Tensor],
 
 
 def differences(there: dict | None, here: dict | None) -> str:
-    """Say in which entries two origins differ."""
-    there, here = there or {}, here or {}
+    """Say in which entries two origins differ; of many, the first few."""
+    there, here = flat(there or {}), flat(here or {})
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    return "; ".join(f"its {brief(n)} is {brief(there.get(n))}, {brief(here.get(n))} was asked" for n in names)
+    said = [f"its {brief(n)} is {brief(there.get(n))}, {brief(here.get(n))} was asked" for n in names[:SAID]]
+    return "; ".join([*said, f"and {len(names) - SAID} more"] if len(names) > SAID else said)
+
+
+def flat(entries: dict, above: str = "") -> dict:
+    """Bring nested entries to one level: {"stage": {"lr": 1}} to {"stage.lr": 1}."""
+    found = {}
+    for name, value in entries.items():
+        found |= flat(value, f"{above}{name}.") if value and isinstance(value, dict) else {above + name: value}
+    return found

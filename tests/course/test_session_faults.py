@@ -11,11 +11,14 @@ import torch
 from conftest import MICRO
 
 from minidalle import course
-from minidalle.checkpoint import AccessError, load, save_model
+from minidalle.checkpoint import AccessError, load, load_model, save_model
 from minidalle.clip import CLIP
 from minidalle.course import pieces, session
+from minidalle.prior import DiffusionPrior
 from minidalle.training import loop
 from minidalle.training.run import locked
+from minidalle.training.trainer import Trainer
+from minidalle.world.grammar import parse
 
 
 @pytest.fixture
@@ -24,7 +27,6 @@ def lesson(tmp_path, monkeypatch, micro_run):
     monkeypatch.setenv("MINIDALLE_MODELS", str(tmp_path / "mine"))
     monkeypatch.setenv("MINIDALLE_BUDGET", "quick")
     monkeypatch.delenv("MINIDALLE_SEED", raising=False)
-    monkeypatch.setattr(session, "preset", lambda: MICRO)
     monkeypatch.setattr(session, "TINY", replace(MICRO, name="tiny"))
     monkeypatch.setattr(session.curves, "load", lambda *_: None)
     monkeypatch.setattr(session, "theory_lines", lambda *_: {})
@@ -34,15 +36,15 @@ def lesson(tmp_path, monkeypatch, micro_run):
 
 
 def interrupt(monkeypatch, step: int, number: int = signal.SIGINT) -> None:
-    whole = loop.Trainer.step
+    whole = Trainer.step
 
     def acting(trainer, loss_at, n):
         if n + 1 == step:
-            monkeypatch.setattr(loop.Trainer, "step", whole)
+            monkeypatch.setattr(Trainer, "step", whole)
             signal.raise_signal(number)
         whole(trainer, loss_at, n)
 
-    monkeypatch.setattr(loop.Trainer, "step", acting)
+    monkeypatch.setattr(Trainer, "step", acting)
 
 
 def same(a: Path, b: Path, stage: str) -> bool:
@@ -135,6 +137,43 @@ def test_a_folder_in_use_and_a_stage_that_is_none_end_in_sentences(lesson):
         course.train("clip")
     with pytest.raises(ValueError, match='"painter" is no stage; choose one of clip'):
         course.train("painter")
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({}, "unknown budget)"),
+        ({"recipe": "quick", "seconds": "long"}, "quick budget)"),
+        ({"recipe": "a\x1b[2J" * 50, "seconds": 3}, "budget, 3 s of training)"),
+        ({"recipe": None, "seconds": float("nan")}, "None budget, nan s of training)"),
+    ],
+    ids=["nothing", "text", "odd", "none"],
+)
+def test_what_a_file_says_of_itself_is_not_believed(lesson, capsys, meta, said):
+    save_model(lesson, CLIP(MICRO.models["clip"]), meta)
+    course.begin("07_prior")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("clip: "))
+    assert line.endswith(said) and f"yours ({lesson}" in line and line.isprintable() and len(line) < 400
+
+
+def test_a_prior_that_does_not_name_its_clip_is_not_used(lesson, micro_run):
+    header = load(micro_run / "prior.safetensors", "prior")[1]
+    header.pop("clip")
+    save_model(lesson, load_model(DiffusionPrior, micro_run)[0], header)
+    assert session.pieces().folder_of("prior") == micro_run
+
+
+def test_the_folder_of_a_stranger_is_refused_by_its_name(lesson, monkeypatch):
+    monkeypatch.setenv("MINIDALLE_MODELS", "~nobody-of-this-name/models")
+    with pytest.raises(ValueError, match="MINIDALLE_MODELS is ~nobody-of-this-name/models, in the home of a user"):
+        course.begin("07_prior")
+
+
+def test_one_description_counts_as_one():
+    for said in ("a red circle", parse("a red circle")):
+        with pytest.raises(ValueError, match="12 pictures and 1 descriptions"):
+            course.exact_match(torch.zeros(12, 3, 32, 32), said)
+    assert course.exact_match(torch.zeros(1, 3, 32, 32), "a red circle").n == 1
 
 
 def test_a_piece_says_what_is_wrong_with_it(lesson, monkeypatch):

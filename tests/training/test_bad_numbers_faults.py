@@ -10,10 +10,11 @@ from torch import nn
 from minidalle import checkpoint
 from minidalle.checkpoint import CheckpointError
 from minidalle.training import loop
-from minidalle.training.loop import MAX_SKIPS, Trainer, TrainingError, fit
+from minidalle.training.loop import TrainingError, fit
 from minidalle.training.optim import Muon
 from minidalle.training.recipes import StageRecipe
 from minidalle.training.state import load_state, read_state, save_state
+from minidalle.training.trainer import MAX_SKIPS, Trainer
 
 RECIPE = StageRecipe(steps=25, batch_size=4, matrix_lr=0.02, lr=1e-2, warmup_steps=3)
 BAD = [float("nan"), float("inf"), float("-inf")]
@@ -240,6 +241,7 @@ def test_averaged_weights_and_averages_of_optimisers_are_looked_at_before_a_save
         {"precision": "load"}, {"precision": "float64"}, {"precision": ["float16"]}, {"precision": None},
         {"loss": 3}, {"loss": [1.0]}, {"loss": [float("nan"), 1]}, {"loss": ["x", "y"]}, {"loss": None},
         {"scaler": {"scale": 1.0}}, {"scaler": [1]}, {"scaler": {"scale": "big"}},
+        {"scaler": {**torch.amp.GradScaler("cpu").state_dict(), "scale": float("inf")}},
         {"origin": "mine"}, {"origin": [1]}, {"origin": 7},
     ],
     ids=str,

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from minidalle import checkpoint
-from minidalle.training import loop
-from minidalle.training.loop import SaveTimer, TrainingError, average_weights, learning_rate_factor
+from minidalle.training import loop, trainer
+from minidalle.training.loop import SaveTimer, TrainingError
 from minidalle.training.recipes import StageRecipe
+from minidalle.training.trainer import average_weights, learning_rate_factor
 
 RECIPE = StageRecipe(steps=30, batch_size=16, matrix_lr=0.02, lr=1e-2, warmup_steps=3, ema_decay=0.9)
 
@@ -98,9 +99,24 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert factors[-1] > 0
 
 
+@pytest.mark.parametrize(("warmup", "decay"), [(0, 0.5), (3, 0.0), (0, 0.0)])
+def test_a_rate_may_do_without_a_rise_or_a_fall(warmup, decay):
+    recipe = StageRecipe(steps=10, batch_size=1, matrix_lr=1, lr=1, warmup_steps=warmup, decay_share=decay)
+    factors = [learning_rate_factor(step, recipe) for step in range(10)]
+    assert factors[:3] == ([1.0] * 3 if warmup == 0 else pytest.approx([1 / 3, 2 / 3, 1]))
+    assert factors[3:6] == [1.0] * 3
+    assert factors[6:] == ([1.0] * 4 if decay == 0 else pytest.approx([0.8, 0.6, 0.4, 0.2]))
+
+
+def test_a_notebook_that_forbids_gradients_trains_as_any_other():
+    with torch.no_grad():
+        found = uninterrupted()
+    assert equal(found, uninterrupted())
+
+
 def test_each_optimizer_gets_its_own_rate(monkeypatch):
-    made, make = [], loop.make_optimizers
-    monkeypatch.setattr(loop, "make_optimizers", lambda *args: made.extend(make(*args)) or made)
+    made, make = [], trainer.make_optimizers
+    monkeypatch.setattr(trainer, "make_optimizers", lambda *args: made.extend(make(*args)) or made)
     rates = []
 
     def watched(model: nn.Module, step: int) -> torch.Tensor:
@@ -297,7 +313,7 @@ def test_on_the_cpu_losses_are_not_scaled(monkeypatch):
 
 def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monkeypatch):
     # As on a GPU without bfloat16. The first scale overflows, so that steps are skipped until it has been halved often.
-    monkeypatch.setattr(loop, "half_precision", lambda device: torch.float16)
+    monkeypatch.setattr(trainer, "half_precision", lambda device: torch.float16)
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**30))
     whole, path = uninterrupted(), tmp_path / "state.safetensors"
     assert all(tensor.isfinite().all() for tensor in whole) and not equal(whole[:1], weights(toy())[:1])
@@ -312,7 +328,7 @@ def test_where_losses_are_scaled_stopping_changes_nothing_either(tmp_path, monke
 @pytest.mark.parametrize("layer", [0, 2], ids=["Muon's", "AdamW's"])
 @pytest.mark.parametrize("factor", [float("inf"), float("nan")])
 def test_a_gradient_that_overflows_stops_the_step_of_all_weights(monkeypatch, layer, factor):
-    monkeypatch.setattr(loop, "half_precision", lambda device: torch.float16)
+    monkeypatch.setattr(trainer, "half_precision", lambda device: torch.float16)
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1.0))
     model, seen = toy(), []
     bad = model[layer].weight
@@ -331,11 +347,11 @@ def test_a_gradient_that_overflows_stops_the_step_of_all_weights(monkeypatch, la
 @pytest.mark.parametrize(("before", "after"), [(torch.bfloat16, torch.float16), (torch.float16, torch.bfloat16)])
 def test_a_training_goes_on_where_losses_are_scaled_otherwise(tmp_path, monkeypatch, before, after):
     # As from a CPU to a GPU without bfloat16, and back.
-    monkeypatch.setattr(loop, "half_precision", lambda device: before)
+    monkeypatch.setattr(trainer, "half_precision", lambda device: before)
     path, model = tmp_path / "state.safetensors", toy()
     with pytest.raises(KeyboardInterrupt):
         fit(model, at(15, press_ctrl_c), RECIPE, state_path=path)
-    monkeypatch.setattr(loop, "half_precision", lambda device: after)
+    monkeypatch.setattr(trainer, "half_precision", lambda device: after)
     model, lines = toy(), []
     fit(model, regression, RECIPE, state_path=path, resume=True, on_log=lines.append)
     assert lines[-1]["step"] == RECIPE.steps and all(tensor.isfinite().all() for tensor in weights(model))

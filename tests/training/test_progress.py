@@ -95,6 +95,22 @@ def test_a_terminal_gets_a_bar_in_its_own_letters(clock, monkeypatch, capsys):
     assert "step 10 of" not in shown and "step 20 of" not in shown
 
 
+def test_a_stream_that_only_takes_text_is_no_terminal(clock, monkeypatch):
+    class Window:  # as programs with windows put in the place of a console
+        shown = ""
+
+        def write(self, text: str) -> None:
+            self.shown += text
+
+        def flush(self) -> None: ...
+
+    monkeypatch.setattr(sys, "stderr", window := Window())
+    with Progress("clip", 0, 10, 8) as bar:
+        clock.now += 10
+        bar.update(10, 0.5)
+    assert window.shown == "clip: step 10 of 10, loss 0.5000, 8 pictures/s\n"
+
+
 @pytest.mark.parametrize("hide", [True, False])
 def test_nothing_is_said_where_nothing_is_asked_or_nobody_can_read(clock, monkeypatch, capsys, hide):
     if not hide:

@@ -43,6 +43,14 @@ def test_a_preset_has_a_model_and_a_recipe_for_every_stage(preset):
     assert preset.models["clip"].context_length == TOKENIZER.context_length
 
 
+def test_the_smoke_recipe_is_the_quick_one_with_few_steps():
+    quick, smoke = (TINY.recipes[name] for name in ("quick", "smoke"))
+    for stage, how in quick.stages.items():
+        assert 2 <= smoke.stages[stage].steps <= how.steps / 20
+        assert replace(smoke.stages[stage], steps=how.steps, warmup_steps=how.warmup_steps) == how
+    assert smoke.two_objects == quick.two_objects and smoke.stages.keys() == quick.stages.keys()
+
+
 def test_the_processes_are_the_papers_and_the_networks_predict_the_clean_data():
     for process in TINY.diffusion.values():
         assert (process.schedule, process.num_timesteps, process.prediction) == ("cosine", 1000, "x_start")

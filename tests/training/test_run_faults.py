@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from minidalle import checkpoint
 from minidalle.checkpoint import AccessError, load, load_model
 from minidalle.clip import CLIP
-from minidalle.training import loop
+from minidalle.training import loop, trainer
 from minidalle.training.loop import Stopped, TrainingError
 from minidalle.training.run import kept_step, locked, metrics_until, origin_of, read_metrics, train
 from minidalle.training.stages import STACK, STAGES, derived_seed, stage_source, step_generator
+from minidalle.training.trainer import Trainer
 
 CLIP_FILE, STATE = "clip.safetensors", "clip.training.safetensors"
 
@@ -39,15 +40,15 @@ def equal(a: Path, b: Path, *stages: str) -> bool:
 
 def stop_at(monkeypatch, step: int, stage: str = "clip", act=lambda: signal.raise_signal(signal.SIGINT)):
     """Have something happen in a step of a stage, once."""
-    whole = loop.Trainer.step
+    whole = Trainer.step
 
     def acting(trainer, loss_at, n):
         if n + 1 == step and trainer.model.kind == stage:
-            monkeypatch.setattr(loop.Trainer, "step", whole)
+            monkeypatch.setattr(Trainer, "step", whole)
             act()
         whole(trainer, loss_at, n)
 
-    monkeypatch.setattr(loop.Trainer, "step", acting)
+    monkeypatch.setattr(Trainer, "step", acting)
 
 
 def stopped(folder: Path, monkeypatch, step: int = 5, **options) -> Path:
@@ -261,6 +262,7 @@ sys.path.insert(0, root)
 from conftest import MICRO
 from minidalle import checkpoint
 from minidalle.training import loop, run
+from minidalle.training.trainer import Trainer
 loop.SAVE_SECONDS, loop.LOG_EVERY, left = 0.0, 1, [int(count)]
 
 def die():
@@ -272,7 +274,7 @@ def before(owner, name):
     real = getattr(owner, name)
     setattr(owner, name, lambda *a, **b: (die(), real(*a, **b))[1])
 
-before(*{"step": (loop.Trainer, "step"), "rename": (os, "replace"), "sync": (os, "fsync"),
+before(*{"step": (Trainer, "step"), "rename": (os, "replace"), "sync": (os, "fsync"),
          "state": (run, "fit"), "tidy": (Path, "unlink")}[where])
 run.train(MICRO, "quick", Path(folder), resume=True)
 """
@@ -375,23 +377,27 @@ def changed(**numbers):
 
 
 @pytest.mark.parametrize(
-    ("preset", "seed"),
-    [(changed(lr=3e-3), 0), (changed(steps=13), 0), (changed(full_captions=0.4), 0), (MICRO, 9),
-     (replace(MICRO, models={**MICRO.models, "clip": replace(MICRO.models["clip"], pool_dim=5)}), 0)],
-    ids=["rate", "steps", "captions", "seed", "sizes"],
+    ("preset", "seed", "said"),
+    [(changed(lr=3e-3), 0, "stage.lr is 0.002, 0.003"), (changed(steps=13), 0, "stage.steps is 12, 13"),
+     (changed(full_captions=0.4), 0, "stage.full_captions is 0.5, 0.4"), (MICRO, 9, "seed is 0, 9"),
+     (replace(MICRO, models={**MICRO.models, "clip": replace(MICRO.models["clip"], pool_dim=5)}), 0,
+      "config.pool_dim is 4, 5"),
+     (changed(steps=1, batch_size=2, matrix_lr=3.0, lr=4.0, warmup_steps=5, clip_norm=6.0), 0,
+      "stage.lr is 0.002, 4.0 was asked; and 2 more")],
+    ids=["rate", "steps", "captions", "seed", "sizes", "much"],
 )  # fmt: skip
-def test_a_changed_recipe_is_noticed(tmp_path, monkeypatch, capsys, preset, seed):
+def test_a_changed_recipe_is_noticed(tmp_path, monkeypatch, capsys, preset, seed, said):
     train(MICRO, "quick", tmp_path, ("clip",))
     before = weights(tmp_path)
     train(preset, "quick", tmp_path, ("clip",), seed=seed, resume=True)
-    said = capsys.readouterr().err
-    assert "clip is trained again: its " in said and "was asked" in said
+    told = capsys.readouterr().err
+    assert "clip is trained again: its " in told and said in told
     after = weights(tmp_path)
     assert any(x.shape != after[n].shape or not torch.equal(x, after[n]) for n, x in before.items())
 
     state = stopped(tmp_path / "other", monkeypatch)
     whole = state.read_bytes()
-    with pytest.raises(ValueError, match="belongs to another training"):  # unfinished work is not thrown away
+    with pytest.raises(ValueError, match=rf"belongs to another training .*{said}"):  # not thrown away
         train(preset, "quick", tmp_path / "other", ("clip",), seed=seed, resume=True)
     assert state.read_bytes() == whole
 
@@ -430,7 +436,7 @@ def test_what_an_older_clip_taught_is_learned_again(tmp_path, monkeypatch, capsy
 
 
 def test_nothing_bad_becomes_a_finished_model(tmp_path, monkeypatch, micro_run):
-    whole = loop.average_weights
+    whole = trainer.average_weights
 
     def spoil(averaged, model, decay):
         whole(averaged, model, decay)
@@ -439,7 +445,7 @@ def test_nothing_bad_becomes_a_finished_model(tmp_path, monkeypatch, micro_run):
         spoil.steps += 1
 
     spoil.steps = 1
-    monkeypatch.setattr(loop, "average_weights", spoil)
+    monkeypatch.setattr(trainer, "average_weights", spoil)
     with pytest.raises((TrainingError, checkpoint.CheckpointError), match="not finite"):
         train(MICRO, "quick", tmp_path, ("clip",))
     assert not (tmp_path / CLIP_FILE).exists()
