@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,8 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from minidalle.device import half_precision, pick_device
+from minidalle.device import autocast, half_precision, pick_device
+from minidalle.evaluation.bench import matmul_rate, peak_memory
+from minidalle.training.graphs import WARMUP_STEPS, make_trainer
 from minidalle.training.recipes import PRESETS
 from minidalle.training.stages import STACK, STAGES, StageLoss, frozen_parts, stage_source
 from minidalle.training.trainer import Trainer
@@ -21,6 +25,8 @@ from minidalle.training.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 TOTAL_SECONDS = 650
 COMPILED_STEPS = 50
+LARGE_BATCH, LARGE_STEPS = 256, 12
+QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:benchmark")  # of pytest
 
 
 @dataclass
@@ -39,10 +45,16 @@ def parts(out: Path, work: Path, smoke: bool) -> list[Part]:
     python, cli = sys.executable, [sys.executable, "-m", "minidalle"]
     n = "8" if smoke else "500"
     device = pick_device().type
-    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_devices.py"]
+    tests = [python, "-m", "pytest", *QUIET, "tests/test_devices.py"]
     found = [Part("device tests", tests, 120, {"MINIDALLE_TEST_DEVICE": device})]
     if not smoke:
-        found.append(Part("unit tests", [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "8"], 150))
+        found.append(
+            Part(
+                "unit tests",
+                [python, "-m", "pytest", *QUIET, "-n", "8"],
+                150,
+            )
+        )
         found.append(Part("bench", [*cli, "bench"], 60, json_to="bench"))
     recipe = ["--preset", "tiny", "--recipe", "smoke" if smoke else "quick"]
     for seed in ("0",) if smoke else ("0", "1", "2"):
@@ -53,13 +65,27 @@ def parts(out: Path, work: Path, smoke: bool) -> list[Part]:
             Part(f"card quick {seed}", [*cli, "evaluate", str(run), "-n", n, "--json"], 60, {}, f"quick {seed}")
         )
     found.append(Part("compile", [python, __file__, "--compile", *(["--smoke"] if smoke else [])], 150, {}, "compile"))
+    large = [python, __file__, "--large", *(["--smoke"] if smoke else [])]
+    found.append(Part("large", large, 200, {}, "large"))
     if not smoke:
         full = work / "full"
         for stage in ("all", "upsampler"):
             train = [*cli, "train", stage, "--recipe", "full", "--out", str(full)]
             found.append(Part(f"train full {stage}", train, 300))
         found.append(Part("card full", [*cli, "evaluate", str(full), "-n", n, "--json"], 60, {}, "full"))
-        nbval = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "--nbval-lax"]
+        nbval = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:benchmark",
+            "-W",
+            "default",
+            "--nbval-lax",
+        ]
         nbval += ["--nbval-current-env", "--nbval-cell-timeout=120", "notebooks"]
         models = {"MINIDALLE_BUDGET": "quick", "MINIDALLE_MODELS": str(work / "models")}
         found.append(Part("notebooks", nbval, 300, models))
@@ -131,6 +157,47 @@ def wanted(found: list[Part], names: str | None) -> list[Part]:
     return [part for part in found if part.name in chosen]
 
 
+def large_steps(smoke: bool, go: Path | None) -> dict:
+    """Train the decoder of the preset large for some steps, optimisers included: how much of the matrix rate is it?
+
+    Args:
+        smoke: whether to take the preset tiny in its place, for two steps.
+        go: a file that is waited for between the first steps, which compile, and those that are timed.
+    """
+    device, preset = pick_device(), PRESETS["tiny" if smoke else "large"]
+    recipe = preset.recipes["smoke" if smoke else "full"]
+    how = replace(recipe.stages["decoder"], batch_size=8 if smoke else LARGE_BATCH)
+    clip = STAGES["clip"].model_class(preset.models["clip"]).to(device).requires_grad_(False)
+    frozen = frozen_parts("decoder", preset, {"clip": clip}, device)
+    loss_at = StageLoss("decoder", stage_source("decoder", preset, recipe, 0), how, frozen, device)
+    model = STAGES["decoder"].model_class(preset.models["decoder"]).to(device)
+    with FlopCounterMode(display=False) as counter, autocast(device):
+        few = replace(how, batch_size=4)
+        StageLoss("decoder", loss_at.source, few, frozen, device)(model, 0).backward()
+    flops = counter.get_total_flops() / 4 * how.batch_size
+    if preset.compiled and device.type == "cuda":
+        model.to(memory_format=torch.channels_last).compile()
+    trainer, times = make_trainer(model, how, loss_at), []
+    started = time.perf_counter()
+    for step in range(2 if smoke else WARMUP_STEPS + 2):
+        trainer.step(loss_at, step)
+    trainer.mean_loss()
+    first = time.perf_counter() - started
+    while go is not None and not go.exists():
+        time.sleep(0.2)
+    for step in range(2 if smoke else LARGE_STEPS):
+        started = time.perf_counter()
+        trainer.step(loss_at, step + 10)
+        trainer.mean_loss()  # waits for the device
+        times.append(time.perf_counter() - started)
+    seconds, peak = statistics.median(times), matmul_rate(device, 256 if smoke else 8192)
+    result = {"parameters": sum(p.numel() for p in model.parameters()), "batch size": how.batch_size}
+    result |= {"ms a step": round(1000 * seconds, 2), "TFLOP/s": round(flops / seconds / 1e12, 2)}
+    result |= {"matmul TFLOP/s": round(peak / 1e12, 2), "share": round(flops / seconds / peak, 3)}
+    result |= {"seconds of the first steps": round(first, 1), "peak memory GB": round(peak_memory(device) / 2**30, 1)}
+    return result
+
+
 def machine() -> dict:
     """Describe where this ran."""
     device = pick_device()
@@ -145,10 +212,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--compile", action="store_true", help="only train under torch.compile, and print JSON")
+    parser.add_argument("--large", action="store_true", help="only train the decoder of large, and print JSON")
+    parser.add_argument("--go", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--only", metavar="NAMES", help="parts to run, by their names, with commas between them")
     args = parser.parse_args()
     if args.compile:
         print(json.dumps(compiled_steps(args.smoke)))
+        return 0
+    if args.large:
+        print(json.dumps(large_steps(args.smoke, args.go)))
         return 0
     started, results = time.perf_counter(), {"machine": machine(), "parts": {}}
     args.out.mkdir(parents=True, exist_ok=True)

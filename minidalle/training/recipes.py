@@ -11,6 +11,7 @@ from minidalle.diffusion import DiffusionConfig
 from minidalle.losses import DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
 from minidalle.prior import PriorConfig
 from minidalle.tokenizer import Tokenizer
+from minidalle.unet import UNetConfig
 from minidalle.upsampler import UpsamplerConfig
 from minidalle.world.captions import TOKENIZER
 
@@ -49,6 +50,7 @@ class Preset:
     models: dict[str, object]  # a config for each stage
     recipes: dict[str, Recipe]
     world: str = "scenes"  # what it is made for, a key of COLLECTIONS in stages.py
+    compiled: bool = False  # on CUDA by torch.compile and with channels last: minutes at first, then faster, if large
     diffusion: dict[str, DiffusionConfig] = field(
         default_factory=lambda: dict.fromkeys(("prior", "decoder", "upsampler"), DiffusionConfig())
     )  # cosine, 1000 timesteps (table 3). We differ for the decoder: it predicts the picture, not its noise (Li and He
@@ -138,4 +140,100 @@ TINY = Preset(
     recipes={"smoke": shortened(QUICK), "quick": QUICK, "full": FULL},
 )
 
-PRESETS = {preset.name: preset for preset in (TINY,)}
+# Names of emoji are learned by heart as well as composed, so the decoder reads them in most of its steps, and z_image
+# comes with more noise, since a prior that has met each name a few dozen times is seldom exact
+EMOJI_LOSS = DecoderLossConfig(p_drop_text=0.2, image_noise=0.3)
+
+
+def emoji_recipe(clip: tuple[int, int], prior: tuple[int, int], decoder: tuple[int, int], ema_decay: float) -> Recipe:
+    """Describe a training on emoji by the steps and the batch size of each stage."""
+    stages = {
+        "clip": replace(clip_recipe(*clip), full_captions=0.8),
+        "prior": replace(prior_recipe(prior[0], ema_decay), batch_size=prior[1], full_captions=0.8),
+        "decoder": replace(
+            decoder_recipe(decoder[0], ema_decay), batch_size=decoder[1], full_captions=0.8, loss=EMOJI_LOSS
+        ),
+    }
+    return Recipe(two_objects=0.0, stages=stages)
+
+
+EMOJI_QUICK = emoji_recipe(clip=(1200, 128), prior=(2000, 32), decoder=(3000, 64), ema_decay=0.998)
+EMOJI = Preset(
+    name="emoji",
+    models={
+        "clip": CLIPConfig(embed_dim=128),
+        "prior": PriorConfig(embed_dim=128, width=192, depth=4, num_heads=6),
+        "decoder": DecoderConfig(UNetConfig(channels=64), embed_dim=128),
+        "upsampler": UpsamplerConfig(),
+    },
+    recipes={
+        "smoke": shortened(EMOJI_QUICK),
+        "quick": EMOJI_QUICK,  # twenty minutes on two cores
+        "full": emoji_recipe(clip=(4000, 256), prior=(6000, 64), decoder=(11000, 128), ema_decay=0.999),  # for a GPU
+    },
+    world="emoji",
+)
+
+# Scenes of 64 pixels, for a GPU of 16 GB: patches are twice as wide, so both networks see as many cells as at 32 pixels
+COLAB_FULL = Recipe(
+    two_objects=0.6,
+    stages={
+        "clip": clip_recipe(2500, 256),
+        "prior": replace(prior_recipe(2500, ema_decay=0.998), batch_size=64),
+        "decoder": replace(decoder_recipe(3000, ema_decay=0.998), batch_size=128),
+    },
+)
+COLAB = Preset(
+    name="colab",
+    models={
+        "clip": CLIPConfig(
+            vocab_size=TOKENIZER.vocab_size, context_length=TOKENIZER.context_length, image_size=64, patch_size=16
+        ),
+        "prior": PriorConfig(context_length=TOKENIZER.context_length),
+        "decoder": DecoderConfig(UNetConfig(image_size=64, channels=64, channel_mults=(1, 2, 2, 2))),
+        "upsampler": UpsamplerConfig(
+            UNetConfig(image_size=32, in_channels=6, channels=32, channel_mults=(1, 2), context_dim=0), image_size=128
+        ),
+    },
+    recipes={"smoke": shortened(COLAB_FULL, 500), "full": COLAB_FULL},
+)
+
+# The paper's stack at a tenth of its width: pictures of 64 pixels and an upsampler to 256, for one data-centre GPU
+LARGE_FULL = Recipe(
+    two_objects=0.6,
+    stages={
+        "clip": clip_recipe(10_000, 1024),
+        "prior": replace(prior_recipe(20_000, ema_decay=0.999), batch_size=256),
+        "decoder": replace(decoder_recipe(20_000, ema_decay=0.999), batch_size=256, matrix_lr=0.005),
+        "upsampler": replace(upsampler_recipe(20_000, ema_decay=0.999), batch_size=128, matrix_lr=0.005),
+    },
+)
+LARGE = Preset(
+    name="large",
+    models={
+        "clip": CLIPConfig(
+            vocab_size=TOKENIZER.vocab_size, context_length=TOKENIZER.context_length, image_size=64, embed_dim=256,
+            width=512, image_depth=8, text_depth=8, num_heads=8,
+        ),
+        "prior": PriorConfig(
+            context_length=TOKENIZER.context_length, embed_dim=256, text_width=512, width=768, depth=12, num_heads=12
+        ),
+        "decoder": DecoderConfig(
+            UNetConfig(
+                image_size=64, channels=512, channel_mults=(1, 2, 2), num_blocks=2, attention_levels=(2,), emb_dim=512,
+                context_dim=512,
+            ),
+            embed_dim=256,
+            text_width=512,
+        ),
+        "upsampler": UpsamplerConfig(
+            UNetConfig(image_size=64, in_channels=6, channels=192, channel_mults=(1, 2, 3, 4), context_dim=0),
+            image_size=256,
+            factor=4,
+        ),
+    },
+    recipes={"smoke": shortened(LARGE_FULL, 5000), "full": LARGE_FULL},
+    compiled=True,
+)  # fmt: skip
+
+PRESETS = {preset.name: preset for preset in (TINY, EMOJI, COLAB, LARGE)}

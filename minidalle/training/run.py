@@ -159,6 +159,8 @@ def prepare(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = STAGES[stage].model_class(preset.models[stage]).to(device)
+    if preset.compiled and device.type == "cuda":
+        model.to(memory_format=torch.channels_last).compile()
     frozen = frozen_parts(stage, preset, load_needs(stage, needs_folder, device), device)
     source = stage_source(stage, preset, recipe, seed, collection)
     return model, StageLoss(stage, source, recipe.stages[stage], frozen, device)

@@ -15,6 +15,7 @@ from minidalle import losses
 from minidalle.checkpoint import load_model
 from minidalle.clip import CLIP
 from minidalle.data.batches import Batch, Collection, Scenes, Source
+from minidalle.data.emoji import EmojiCollection, shipped_emojis
 from minidalle.decoder import Decoder
 from minidalle.prior import DiffusionPrior
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
@@ -43,7 +44,10 @@ STAGES = {
         sizes=lambda config: {"crop_size": config.unet.image_size, "factor": config.factor},
     ),
 }
-COLLECTIONS: dict[str, Callable[[Recipe], Collection]] = {"scenes": lambda recipe: Scenes(recipe.two_objects)}
+COLLECTIONS: dict[str, Callable[[Recipe], Collection]] = {
+    "scenes": lambda recipe: Scenes(recipe.two_objects),
+    "emoji": lambda recipe: EmojiCollection(shipped_emojis()),
+}
 STACK = ("clip", "prior", "decoder")  # what text to picture takes, in the order of training; the upsampler stands alone
 
 
