@@ -6,8 +6,9 @@ that every device trains on the same noise, or on the GPU, so that a step can be
 training (a frozen CLIP, the diffusion process) comes last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -55,16 +56,43 @@ class UpsamplerLossConfig:
     blur_sigma: float = 0.6  # in their pixels, sec. 2.1
 
 
-def clip_loss(model: nn.Module, batch: Batch, generator: torch.Generator, config: None = None) -> torch.Tensor:
-    """Learn to match pictures and captions. Paper: Radford et al. 2021, fig. 3."""
+@dataclass(frozen=True)
+class Share:
+    """The noise of one process of several: it draws that of the whole batch and keeps its rows, every Nth."""
+
+    generator: torch.Generator
+    rank: int
+    number: int
+
+    @property
+    def device(self) -> torch.device:
+        """Give the device that the noise is drawn on."""
+        return self.generator.device
+
+
+Noise = torch.Generator | Share
+
+
+def clip_loss(
+    model: nn.Module,
+    batch: Batch,
+    generator: Noise,
+    config: None = None,
+    gather: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows,
+) -> torch.Tensor:
+    """Learn to match pictures and captions.
+
+    Paper: Radford et al. 2021, fig. 3; all pairs of the batch are compared, those that other processes hold as well
+    (gather collects their rows).
+    """
     z_image, z_text, scale = model(batch.images, batch.tokens, batch.mask)
-    return contrastive_loss(z_image, z_text, scale, batch.tokens)
+    return contrastive_loss(gather(z_image), gather(z_text), scale, gather(batch.tokens))
 
 
 def prior_loss(
     model: nn.Module,
     batch: Batch,
-    generator: torch.Generator,
+    generator: Noise,
     config: PriorLossConfig,
     clip: CLIP,
     diffusion: GaussianDiffusion,
@@ -88,7 +116,7 @@ def prior_loss(
 
 
 def ar_prior_loss(
-    model: nn.Module, batch: Batch, generator: torch.Generator, config: AutoregressivePriorLossConfig, clip: CLIP
+    model: nn.Module, batch: Batch, generator: Noise, config: AutoregressivePriorLossConfig, clip: CLIP
 ) -> torch.Tensor:
     """Learn to predict each bucket of a z_image from the caption and the buckets before it.
 
@@ -104,7 +132,7 @@ def ar_prior_loss(
 def decoder_loss(
     model: nn.Module,
     batch: Batch,
-    generator: torch.Generator,
+    generator: Noise,
     config: DecoderLossConfig,
     clip: CLIP,
     diffusion: GaussianDiffusion,
@@ -117,7 +145,7 @@ def decoder_loss(
     much as a large one (a pseudo-Huber loss as in Song and Dhariwal 2023, sec. 3.3). Both are fields of the config.
     """
     z_image, text = embed(clip, batch)
-    u = torch.rand(len(z_image), generator=generator, device=generator.device)
+    u = rows_of(torch.rand, (len(z_image),), generator)
     t = (diffusion.num_timesteps * u**config.timestep_power).long().to(z_image.device)
     noise = draw_normal(batch.images, generator)
     hide_image = draw_mask(batch, config.p_drop_image, generator)
@@ -137,7 +165,7 @@ def decoder_loss(
 def upsampler_loss(
     model: nn.Module,
     batch: Batch,
-    generator: torch.Generator,
+    generator: Noise,
     config: UpsamplerLossConfig,
     diffusion: GaussianDiffusion,
     crop_size: int,
@@ -187,16 +215,24 @@ def prior_weights(diffusion: GaussianDiffusion, max_weight: float) -> torch.Tens
     return weights / weights.mean()
 
 
-def draw_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def draw_normal(like: torch.Tensor, generator: Noise) -> torch.Tensor:
     """Draw standard normal noise of a tensor's shape, on its device."""
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
+    return rows_of(torch.randn, like.shape, generator).to(like.device)
 
 
-def draw_integers(end: int, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+def draw_integers(end: int, shape: Sequence[int], generator: Noise) -> torch.Tensor:
     """Draw whole numbers from 0 to end - 1, int64, on the generator's device."""
-    return torch.randint(end, tuple(shape), generator=generator, device=generator.device)
+    return rows_of(partial(torch.randint, end), shape, generator)
 
 
-def draw_mask(batch: Batch, share: float, generator: torch.Generator) -> torch.Tensor:
+def draw_mask(batch: Batch, share: float, generator: Noise) -> torch.Tensor:
     """Draw for each example whether it belongs to a share: (B,) bool, on the batch's device."""
-    return (torch.rand(len(batch.images), generator=generator, device=generator.device) < share).to(batch.images.device)
+    return (rows_of(torch.rand, (len(batch.images),), generator) < share).to(batch.images.device)
+
+
+def rows_of(draw: Callable[..., torch.Tensor], shape: Sequence[int], generator: Noise) -> torch.Tensor:
+    """Draw random numbers of a shape, on the generator's device."""
+    if isinstance(generator, Share):
+        whole = rows_of(draw, (shape[0] * generator.number, *shape[1:]), generator.generator)
+        return whole[generator.rank :: generator.number]
+    return draw(tuple(shape), generator=generator, device=generator.device)

@@ -10,6 +10,7 @@ the real ones: a trial takes seconds, and the work lost is compared with that ti
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,11 @@ from pathlib import Path
 
 import torch
 
-from minidalle import cli
+from minidalle import cli, parallel
 from minidalle.checkpoint import CheckpointError, load
 from minidalle.training import loop
 from minidalle.training.recipes import PRESETS, TINY, Recipe
-from minidalle.training.stages import STACK, STAGES
+from minidalle.training.stages import STACK
 from minidalle.training.state import read_state
 from minidalle.training.trainer import Trainer
 
@@ -31,6 +32,8 @@ STEPS = {"clip": 24, "prior": 32, "decoder": 20, "upsampler": 24}
 BATCH_SIZE = 8
 SAVE_SECONDS = 0.5
 KINDS = ("random", "save", "resume")
+PROCESSES = [1]
+PIDS = "pids.txt"  # of all processes that ever trained in a folder
 TRACE = "trace.txt"  # a line for each step done: stage, step, when
 
 
@@ -39,8 +42,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--processes", type=int, default=1, help="of each training; one of them is killed")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    PROCESSES[0] = args.processes
     if args.worker:
         return work(args.worker)
     with tempfile.TemporaryDirectory() as root:
@@ -53,7 +58,11 @@ def trials(root: Path, number: int, rng: random.Random) -> int:
     finish(whole)
     for trial in range(number):
         folder, kind = root / f"trial-{trial}", KINDS[trial % len(KINDS)]
-        moments = [interrupt(folder, kind == "save", rng.randrange(sum(STEPS.values()) - 2), rng.uniform(0, 0.2))]
+        moments = [
+            interrupt(
+                folder, kind == "save", rng.randrange(sum(STEPS[stage] for stage in trained()) - 2), rng.uniform(0, 0.2)
+            )
+        ]
         if kind == "resume":
             moments.append(interrupt(folder, False, 1, rng.uniform(0, 0.2)))
         finish(folder)
@@ -71,7 +80,8 @@ def start(folder: Path) -> subprocess.Popen:
     """Begin, or go on with, a training of all stages."""
     folder.mkdir(exist_ok=True)
     with (folder / "log.txt").open("ab") as log:
-        command = [sys.executable, __file__, "--worker", str(folder)]
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES[0]}"]
+        command = [sys.executable, *(several if PROCESSES[0] > 1 else []), __file__, "--worker", str(folder)]
         # One thread for all: a run on a machine that is busier than before would choose fewer, and round otherwise
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"MINIDALLE_THREADS": "1"})
 
@@ -93,7 +103,7 @@ def interrupt(folder: Path, saving: bool, steps: int, seconds: float) -> tuple[s
     time.sleep(seconds)
     while saving and not list(folder.glob("*.partial")) and process.poll() is None:
         time.sleep(0.0002)
-    process.kill()
+    os.kill(random.choice(pids(folder)) if PROCESSES[0] > 1 else process.pid, signal.SIGKILL)
     killed = time.time()
     if process.wait() == 0:
         raise SystemExit("A training ended before it could be killed.")
@@ -104,6 +114,12 @@ def interrupt(folder: Path, saving: bool, steps: int, seconds: float) -> tuple[s
     safe = [when for name, n, when in done if name != stage or n <= kept(folder, stage)]  # stages before are finished
     since = max(safe, default=done[0][2])
     return f"{stage} at step {step}", killed - since if not finished(folder, stage) else 0.0
+
+
+def pids(folder: Path) -> list[int]:
+    """Read the numbers of the processes of a training that are alive."""
+    found = [int(line) for line in (folder / PIDS).read_text().split()]
+    return [pid for pid in found if Path(f"/proc/{pid}").exists()]
 
 
 def kept(folder: Path, stage: str) -> int:
@@ -128,7 +144,7 @@ def trace(folder: Path) -> list[tuple[str, int, float]]:
 
 def same_weights(a: Path, b: Path) -> bool:
     """Compare the weights of two runs bit by bit."""
-    for stage in STAGES:
+    for stage in trained():
         one, other = (load(folder / f"{stage}.safetensors", stage)[0] for folder in (a, b))
         if one.keys() != other.keys() or not all(torch.equal(one[name], other[name]) for name in one):
             return False
@@ -142,7 +158,7 @@ def same_metrics(a: Path, b: Path) -> bool:
     def curve(folder: Path, stage: str) -> list[tuple[int, float]]:
         return [(line["step"], line["loss"]) for line in read_metrics(folder / f"{stage}.metrics.jsonl")]
 
-    return all(curve(a, stage) == curve(b, stage) for stage in STAGES)
+    return all(curve(a, stage) == curve(b, stage) for stage in trained())
 
 
 def work(folder: Path) -> int:
@@ -151,18 +167,26 @@ def work(folder: Path) -> int:
     stages = {name: replace(stage, steps=STEPS[name], batch_size=BATCH_SIZE) for name, stage in quick.items()}
     PRESETS["trial"] = replace(TINY, name="trial", recipes={"short": Recipe(0.5, stages)})
     loop.SAVE_SECONDS, loop.LOG_EVERY = SAVE_SECONDS, 5
+    with (folder / PIDS).open("a") as file:
+        file.write(f"{os.getpid()}\n")
     step = Trainer.step
     with (folder / TRACE).open("a") as lines:
 
         def traced(trainer: Trainer, loss_at, number: int) -> None:
             step(trainer, loss_at, number)
-            lines.write(f"{trainer.model.kind} {number + 1} {time.time()}\n")
-            lines.flush()
+            if parallel.rank() == 0:
+                lines.write(f"{trainer.model.kind} {number + 1} {time.time()}\n")
+                lines.flush()
 
         Trainer.step = traced
         options = ["--preset", "trial", "--recipe", "short", "--out", str(folder), "--device", "cpu", "--resume"]
-        rest = [stage for stage in STAGES if stage not in STACK]
+        rest = [stage for stage in trained() if stage not in STACK]
         return max(cli.main(["train", stage, *options]) for stage in ("all", *rest))
+
+
+def trained() -> tuple[str, ...]:
+    """Name the stages that are trained; several processes can join one another once only, so for the stack alone."""
+    return STACK if int(os.environ.get("WORLD_SIZE", PROCESSES[0])) > 1 else tuple(STEPS)
 
 
 if __name__ == "__main__":

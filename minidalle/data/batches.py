@@ -28,6 +28,19 @@ class Batch:
         images, tokens, mask = (x.to(device, non_blocking=True) for x in (self.images, self.tokens, self.mask))
         return replace(self, images=images, tokens=tokens, mask=mask)
 
+    def part(self, rank: int, number: int) -> "Batch":
+        """Take every Nth row, from a first one: what one of N processes trains on.
+
+        Raises: ValueError: when the rows cannot be shared out evenly.
+        """
+        if len(self.images) % number:
+            raise ValueError(
+                f"A batch of {len(self.images)} cannot be shared out among {number} processes: choose a divisor."
+            )
+        rows = slice(rank, None, number)
+        scenes = self.scenes and self.scenes[rows]
+        return Batch(self.images[rows], self.tokens[rows], self.mask[rows], self.captions[rows], scenes)
+
 
 class Source(Protocol):
     """Where the batches of a training come from; step n of a seed is the same batch whatever came before."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from minidalle import parallel
 from minidalle.data.batches import Batch
 from minidalle.device import allowed_cores, autocast, half_precision
 from minidalle.training.optim import make_optimizers
@@ -29,12 +30,12 @@ AHEAD = 8  # batches that each of them may have ready
 
 
 def make_trainer(model: nn.Module, recipe: StageRecipe, loss_at: LossAt) -> Trainer:
-    """Make what takes the steps: by graphs on CUDA, where the loss is a stage's and is not scaled, as in float16.
+    """Make what takes the steps: by graphs on CUDA, in one process, where the loss is a stage's and is not scaled.
 
     MINIDALLE_GRAPHS=0 turns graphs off.
     """
     device = next(model.parameters()).device
-    wanted = device.type == "cuda" and os.environ.get("MINIDALLE_GRAPHS", "1") != "0"
+    wanted = device.type == "cuda" and os.environ.get("MINIDALLE_GRAPHS", "1") != "0" and parallel.number() == 1
     if wanted and isinstance(loss_at, StageLoss) and half_precision(device) != torch.float16:
         return GraphedTrainer(model, recipe)
     return Trainer(model, recipe)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
+from minidalle import parallel
 from minidalle.training.graphs import make_trainer
 from minidalle.training.progress import Progress
 from minidalle.training.recipes import StageRecipe
@@ -70,13 +71,18 @@ def fit(
     resumed = trainer.load(state_path, origin) if resume and state_path is not None and state_path.exists() else None
     first, spent = (resumed["step"], resumed["seconds"]) if resumed else (0, 0.0)
     started, saved, timer = time.perf_counter() - spent, first, SaveTimer()
+    alone, first_process = parallel.number() == 1, parallel.rank() == 0
     model.train()
-    with Progress(name, first, recipe.steps, recipe.batch_size, progress) as bar, delayed_stop() as stopped_by:
+    with (
+        Progress(name, first, recipe.steps, recipe.batch_size, progress and first_process) as bar,
+        delayed_stop() as stopped_by,
+    ):
         for step in range(first, recipe.steps):
             trainer.step(loss_at, step)
-            done, stop = step + 1, stopped_by()
-            keep = (timer.due() or stop) and state_path is not None
-            log = done % LOG_EVERY == 0 or done == recipe.steps
+            done, log = step + 1, (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps
+            together = alone or log  # several processes agree, and the first of them saves, with each log
+            stop = parallel.most(stopped_by(), trainer.device) if together else 0
+            keep = (timer.due() or stop) and state_path is not None and together and first_process
             if (keep or log or trainer.on_cpu) and (bad := trainer.first_bad()):
                 kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
                 raise TrainingError(
@@ -84,7 +90,8 @@ def fit(
                     "lower the rates in its recipe."
                 )
             if log:
-                line = {"step": done, "loss": trainer.mean_loss(), "seconds": round(time.perf_counter() - started, 2)}
+                loss = parallel.mean(trainer.mean_loss(), trainer.device)
+                line = {"step": done, "loss": loss, "seconds": round(time.perf_counter() - started, 2)}
                 bar.update(done, line["loss"])
                 if on_log:
                     on_log(line)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from minidalle import checkpoint
+from minidalle import checkpoint, parallel
 from minidalle.checkpoint import AccessError, CheckpointError, MissingError, own_version, save_model
 from minidalle.checks import whole_number
 from minidalle.data.batches import Collection
@@ -72,7 +72,8 @@ def train(
     device = device or torch.device("cpu")
     collection = collection or collection_of(preset, preset.recipes[recipe_name])
     preset = fitted(preset, collection.tokenizer)
-    with locked(folder):
+    with locked(folder) if parallel.rank() == 0 else contextlib.nullcontext():
+        parallel.barrier()  # the folder is there
         for stage in stages:
             origin = origin_of(preset, recipe_name, stage, seed, folder, collection)
             # A state beside a finished model is of a second training, or of one killed before it was tidied away
@@ -118,8 +119,9 @@ def train_stage(
     origin = origin_of(preset, recipe_name, stage, seed, needs_folder, collection)
     model, loss_at = prepare(preset, recipe_name, stage, seed, device, needs_folder, collection)
     state_path = folder / f"{stage}.training.safetensors"
-    before = stopped_training(state_path, stage, origin, model) if resume else None
-    if before is None and state_path.exists():
+    before, first = stopped_training(state_path, stage, origin, model) if resume else None, parallel.rank() == 0
+    parallel.barrier()  # all have read what is there before the first changes it
+    if first and before is None and state_path.exists():
         print(f"{stage}: {state_path}, of a training that was stopped, is deleted.")
         state_path.unlink()
     number, why = choose_threads(before and before["threads"])
@@ -128,10 +130,12 @@ def train_stage(
     print(f"{stage} {begun} {how.steps} steps, {precision}, {number} thread{'s' * (number > 1)}{why}.")
 
     started = time.perf_counter() - (before["seconds"] if before else 0.0)
-    with threads(number), MetricsFile(folder / f"{stage}.metrics.jsonl", before["step"] if before else 0) as metrics:
+    path, step = folder / f"{stage}.metrics.jsonl", before["step"] if before else 0
+    with threads(number), MetricsFile(path, step) if first else contextlib.nullcontext() as metrics:
 
         def keep(line: dict) -> None:
-            metrics.write(line)
+            if metrics:
+                metrics.write(line)
             if on_log:
                 on_log(line)
 
@@ -139,9 +143,11 @@ def train_stage(
     spent = {"seconds": round(time.perf_counter() - started, 1), "pictures": how.steps * how.batch_size}
     machine = {"version": own_version(), "device": device.type, "precision": precision, "threads": number}
     tokenizer = {"tokenizer": collection.tokenizer.to_dict()} if stage == "clip" else {}
-    with delayed_stop():
-        save_model(folder, averaged, {**origin, **tokenizer, **spent, **machine})
-        state_path.unlink(missing_ok=True)
+    if first:
+        with delayed_stop():
+            save_model(folder, averaged, {**origin, **tokenizer, **spent, **machine})
+            state_path.unlink(missing_ok=True)
+    parallel.barrier()  # the next stage reads the file
     return averaged
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minidalle import losses
+from minidalle import losses, parallel
 from minidalle.checkpoint import load_model
 from minidalle.clip import CLIP
 from minidalle.data.batches import Batch, Collection, Scenes, Source
@@ -60,6 +60,8 @@ def load_needs(stage: str, folder: Path, device: torch.device) -> dict[str, nn.M
 def frozen_parts(stage: str, preset: Preset, needs: dict[str, nn.Module], device: torch.device) -> dict:
     """Put together what a stage's loss takes beside model and batch: trained models, its process, sizes."""
     parts = STAGES[stage].sizes(preset.models[stage]) | needs
+    if stage == "clip":
+        parts["gather"] = parallel.gather  # it alone compares the rows of a batch with one another
     if stage in preset.diffusion:
         parts["diffusion"] = preset.diffusion[stage].build().to(device)
     return parts
@@ -77,8 +79,11 @@ class StageLoss:
 
     def __call__(self, model: nn.Module, step: int) -> torch.Tensor:
         """Draw the batch of a step, and give the model's loss of it: ()."""
-        batch = self.source.batch(step, self.recipe.batch_size).to(self.device)
-        return self.of(model, batch, step_generator(self.source.seed, step))
+        batch, generator = self.source.batch(step, self.recipe.batch_size), step_generator(self.source.seed, step)
+        if (number := parallel.number()) > 1:
+            batch = batch.part(parallel.rank(), number)
+            generator = losses.Share(generator, parallel.rank(), number)
+        return self.of(model, batch.to(self.device), generator)
 
     def of(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         """Give the model's loss of a batch: ()."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from minidalle import parallel
 from minidalle.device import autocast, half_precision
 from minidalle.training.optim import make_optimizers
 from minidalle.training.recipes import StageRecipe
@@ -22,6 +23,7 @@ class Trainer:
         self.model, self.recipe = model, recipe
         self.device = next(model.parameters()).device
         self.on_cpu = self.device.type == "cpu"
+        self.wrapped = parallel.wrap(model)
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizers = self.make_optimizers()
         self.use_precision(half_precision(self.device))
@@ -43,7 +45,7 @@ class Trainer:
         for optimizer, rate in zip(self.optimizers, self.rates(step), strict=True):
             optimizer.param_groups[0]["lr"] = rate
         with torch.enable_grad(), autocast(self.device, self.dtype):  # a notebook may have forbidden gradients
-            loss = loss_at(self.model, step)
+            loss = loss_at(self.wrapped, step)
         self.model.zero_grad(set_to_none=True)
         self.update(loss, step, self.decay(step))
 
