@@ -101,7 +101,7 @@ def with_splits(emojis: list[Emoji]) -> list[Emoji]:
             drawn = iter(rng.sample(numbers, sum(sizes.values())))
             split |= {next(drawn): name for name, size in sizes.items() for _ in range(size)}
     for numbers in rng.sample(complete, min(BLOCK[0], len(complete))):
-        split |= {number: "test" for number in numbers if emojis[number].tones == (BLOCK[1],)}
+        split = {number: "test" for number in numbers if emojis[number].tones == (BLOCK[1],)} | split
     return [
         Emoji(e.characters, e.base, e.tones, e.role, e.gender, e.keywords, split.get(number, "seen"))
         for number, e in enumerate(emojis)

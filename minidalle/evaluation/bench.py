@@ -15,13 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from minidalle.device import half_precision
 from minidalle.pipeline import MiniDalle
 from minidalle.training.graphs import make_trainer
-from minidalle.training.recipes import Preset
-from minidalle.training.stages import STACK, STAGES, StageLoss, frozen_parts, stage_source
-from minidalle.world.captions import TOKENIZER
+from minidalle.training.recipes import Preset, Recipe, fitted
+from minidalle.training.stages import STACK, STAGES, StageLoss, collection_of, frozen_parts, stage_source
 from minidalle.world.render import render
 from minidalle.world.scenes import draw_scene
-
-PROMPT = "a red circle above a blue square"
 
 
 def synchronize(device: torch.device) -> None:
@@ -52,9 +49,14 @@ def matmul_rate(device: torch.device, size: int = 1024) -> float:
     return 2 * size**3 / median_seconds(lambda: a @ b, device, repeats=20)
 
 
+def largest(preset: Preset) -> Recipe:
+    """Give the last of a preset's recipes, which trains longest."""
+    return list(preset.recipes.values())[-1]
+
+
 def stage_steps(preset: Preset, batch_size: int, device: torch.device) -> dict[str, Callable[[], None]]:
     """Make a training step of each stage, optimisers included, from random weights."""
-    recipe, steps = preset.recipes["quick"], {}
+    recipe, steps = largest(preset), {}
     models = {stage: STAGES[stage].model_class(preset.models[stage]).to(device) for stage in STACK}
     clip = copy.deepcopy(models["clip"]).requires_grad_(False)
     for stage, model in models.items():
@@ -89,6 +91,8 @@ def peak_memory(device: torch.device) -> int:
 
 def bench(preset: Preset, device: torch.device, repeats: int = 7, batch_size: int = 64) -> dict:
     """Measure training rates of CLIP, prior and decoder, the cost of a generated picture, and memory."""
+    collection = collection_of(preset, largest(preset))
+    preset = fitted(preset, collection.tokenizer)
     peak = matmul_rate(device)
     result: dict = {"device": str(device), "threads": torch.get_num_threads(), "matmul GFLOP/s": round(peak / 1e9, 1)}
     result["rendered pictures/s on one core"] = round(renderer_rate(preset.models["clip"].image_size, repeats))
@@ -101,13 +105,15 @@ def bench(preset: Preset, device: torch.device, repeats: int = 7, batch_size: in
             "share of matmul rate": round(counter.get_total_flops() / seconds / peak, 3),
         }
     models = (STAGES[stage].model_class(preset.models[stage]) for stage in STACK)
-    pipe = MiniDalle(*models, TOKENIZER, device)
-    result["one picture"] = one_picture(pipe, device, repeats, peak)
+    pipe = MiniDalle(*models, collection.tokenizer, device)
+    size = preset.models["clip"].image_size
+    prompt = collection.source(size, 0, hard_negatives=False, full_captions=1.0).batch(0, 1).captions[0]
+    result["one picture"] = one_picture(pipe, prompt, device, repeats, peak)
     result["peak memory MB"] = round(peak_memory(device) / 2**20)
     return result
 
 
-def one_picture(pipe: MiniDalle, device: torch.device, repeats: int, peak: float) -> dict:
+def one_picture(pipe: MiniDalle, prompt: str, device: torch.device, repeats: int, peak: float) -> dict:
     """Measure what one picture of one prompt costs at the default settings."""
     calls = dict.fromkeys(("prior", "decoder"), 0)
 
@@ -119,10 +125,10 @@ def one_picture(pipe: MiniDalle, device: torch.device, repeats: int, peak: float
 
     hooks = [getattr(pipe, name).register_forward_hook(count(name)) for name in calls]
     with FlopCounterMode(display=False) as counter:
-        pipe(PROMPT)
+        pipe(prompt)
     for hook in hooks:
         hook.remove()
-    seconds = median_seconds(lambda: pipe(PROMPT), device, repeats)
+    seconds = median_seconds(lambda: pipe(prompt), device, repeats)
     return {
         "ms": round(seconds * 1e3, 1),
         "network calls": calls,

@@ -62,8 +62,10 @@ class Preset:
             "embed_dim": {clip.embed_dim, prior.embed_dim, decoder.embed_dim},
             "text width": {clip.width, prior.text_width, decoder.text_width},
             "context length": {clip.context_length, prior.context_length},
-            "image_size": {clip.image_size, decoder.unet.image_size, self.models["upsampler"].low_size},
+            "image_size": {clip.image_size, decoder.unet.image_size},
         }
+        if "upsampler" in self.models:
+            agreed["image_size"].add(self.models["upsampler"].low_size)
         for name, values in agreed.items():
             if len(values) > 1:
                 raise ValueError(
@@ -164,7 +166,6 @@ EMOJI = Preset(
         "clip": CLIPConfig(embed_dim=128),
         "prior": PriorConfig(embed_dim=128, width=192, depth=4, num_heads=6),
         "decoder": DecoderConfig(UNetConfig(channels=64), embed_dim=128),
-        "upsampler": UpsamplerConfig(),
     },
     recipes={
         "smoke": shortened(EMOJI_QUICK),

@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 from conftest import MICRO
 
-from minidalle.training.recipes import PRESETS, TINY
-from minidalle.training.stages import STAGES
+from minidalle.tokenizer import Tokenizer
+from minidalle.training.recipes import PRESETS, TINY, fitted
+from minidalle.training.stages import COLLECTIONS, STACK, STAGES
 from minidalle.world.captions import TOKENIZER
 
 
@@ -35,12 +36,19 @@ def test_models_that_do_not_fit_together_are_refused(stage, change, what):
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_a_preset_has_a_model_and_a_recipe_for_every_stage(preset):
-    assert set(preset.models) == set(STAGES) and set(preset.diffusion) == set(STAGES) - {"clip"}
+    assert set(STACK) <= set(preset.models) <= set(STAGES)
     for recipe in preset.recipes.values():
-        assert set(recipe.stages) == set(STAGES)
+        assert set(STACK) <= set(recipe.stages) <= set(preset.models)
         json.dumps(asdict(recipe))  # what shaped a training goes into the header of its model
-    assert preset.models["clip"].vocab_size == TOKENIZER.vocab_size
-    assert preset.models["clip"].context_length == TOKENIZER.context_length
+    assert preset.world in COLLECTIONS
+    if preset.world == "scenes":
+        assert fitted(preset, TOKENIZER) == preset
+
+
+def test_a_preset_takes_the_sizes_that_a_tokenizer_asks_for():
+    models = fitted(TINY, Tokenizer(["one", "word"], context_length=7)).models
+    assert (models["clip"].vocab_size, models["clip"].context_length, models["prior"].context_length) == (4, 7, 7)
+    assert models["decoder"] == TINY.models["decoder"]
 
 
 def test_the_smoke_recipe_is_the_quick_one_with_few_steps():

@@ -19,7 +19,7 @@ from minidalle.evaluation.tables import NOTE, cell, table
 from minidalle.pipeline import MiniDalle
 
 UNREADABLE = 0.3  # root mean squared distance to the nearest above which a picture shows no emoji: more than real ones
-# with noise of a standard deviation of 0.3 have (tests/evaluation/test_emoji.py)
+# with noise of a standard deviation of 0.3 have (tests/evaluation/test_emoji_card.py)
 SAME = 0.06  # likewise, below which a picture is a training picture over again; neighbouring tones differ by 0.12
 SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))  # pixels by which a picture may have moved
 ROWS = ("exact", "role", "gender", "tone", "readable", "memorised")
