@@ -8,7 +8,8 @@ import json
 import random
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Emoji:
     role: str | None = None  # what is left of the base without its gender, where there are three genders of it
     gender: str | None = None  # "man", "woman" or "person", likewise
     keywords: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()  # other names of the same picture, like parse_name's
     split: str = "seen"
 
     @property
@@ -56,12 +58,13 @@ class Emoji:
         return ", ".join([self.base, *(f"{tone} skin tone" for tone in self.tones)])
 
 
-def parse_name(characters: str, name: str, keywords: list[str]) -> Emoji:
+def parse_name(characters: str, name: str, keywords: Sequence[str] = (), also: Sequence[str] = ()) -> Emoji:
     """Read a name of CLDR's: "woman astronaut: dark skin tone"."""
     base, *details = re.sub('[“”"()!]', "", name).replace("&", "and").replace(": ", ", ").split(", ")
     tones = tuple(detail.removesuffix(" skin tone") for detail in details if detail.endswith(" skin tone"))
     others = [detail for detail in details if not detail.endswith(" skin tone")]
-    return Emoji(characters, ", ".join([base, *others]), tones, keywords=tuple(keywords))
+    plain = tuple(parse_name(characters, other).name for other in also)
+    return Emoji(characters, ", ".join([base, *others]), tones, keywords=tuple(keywords), also=plain)
 
 
 def split_gender(base: str) -> tuple[str, str]:
@@ -80,9 +83,7 @@ def with_roles(emojis: list[Emoji]) -> list[Emoji]:
         genders[role].add(gender)
     whole = {role for role, there in genders.items() if {"man", "woman", "person"} <= there}
     return [
-        Emoji(e.characters, e.base, e.tones, role, gender, e.keywords)
-        if role in whole and gender != "several" and len(e.tones) < 2
-        else e
+        replace(e, role=role, gender=gender) if role in whole and gender != "several" and len(e.tones) < 2 else e
         for e, (role, gender) in zip(emojis, found, strict=True)
     ]
 
@@ -102,10 +103,7 @@ def with_splits(emojis: list[Emoji]) -> list[Emoji]:
             split |= {next(drawn): name for name, size in sizes.items() for _ in range(size)}
     for numbers in rng.sample(complete, min(BLOCK[0], len(complete))):
         split = {number: "test" for number in numbers if emojis[number].tones == (BLOCK[1],)} | split
-    return [
-        Emoji(e.characters, e.base, e.tones, e.role, e.gender, e.keywords, split.get(number, "seen"))
-        for number, e in enumerate(emojis)
-    ]
+    return [replace(emoji, split=split.get(number, "seen")) for number, emoji in enumerate(emojis)]
 
 
 class EmojiSet:
@@ -123,11 +121,11 @@ class EmojiSet:
                 raise ValueError(f"emoji.json has more than {MAX_INDEX} bytes")
             index = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
             self.image_size = whole_number(index["size"], "the size of the pictures", 8, 128)
-            parsed = [parse_name(str(characters), str(name), words) for characters, name, words in index["emoji"]]
+            parsed = [parse_name(*entry) for entry in index["emoji"]]
             with Image.open(folder / "atlas.png", formats=["PNG"]) as picture:
                 atlas = np.asarray(picture.convert("RGB"))
             self.pixels = torch.from_numpy(cut(atlas, self.image_size, len(parsed)))  # (N, 3, S, S), uint8
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{folder} holds no set of emoji ({error!r:.120}): make it with minidalle data emoji."
             ) from error

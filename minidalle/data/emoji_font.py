@@ -6,6 +6,7 @@ and a list of names (emoji.json).
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,16 +31,19 @@ def main_build(font: Path, names: Path, out: Path, size: int = 32) -> int:
         out: folder to write; made when missing.
         size: pixels along each side of a picture.
 
-    Returns: how many were drawn. Of pictures that are equal the one of the fewest characters is kept.
+    Returns: how many were drawn. Of pictures that are equal the one of the fewest characters is kept, with the names
+        of all.
     Raises: ValueError: when font or names cannot be used, or Pillow cannot put sequences of characters together.
     """
     size = whole_number(size, "The size of the pictures", 8, 128)
     if not features.check("raqm"):
         raise ValueError("This Pillow was built without Raqm, which puts emoji of several characters together.")
-    known, drawn = read_names(names), {}
+    known, drawn, same = read_names(names), {}, defaultdict(list)
     for characters, picture in draw_all(
         font, sorted(known, key=lambda characters: (len(characters), characters)), size
     ):
+        if picture.tobytes() in drawn:
+            same[picture.tobytes()].append(known[characters][0])
         drawn.setdefault(picture.tobytes(), (characters, picture))
     if not drawn:
         raise ValueError(f"{font} draws none of the {len(known)} named emoji in colour: name a colour emoji font.")
@@ -49,7 +53,7 @@ def main_build(font: Path, names: Path, out: Path, size: int = 32) -> int:
         atlas.paste(picture, (number % COLUMNS * size, number // COLUMNS * size))
     out.mkdir(parents=True, exist_ok=True)
     atlas.save(out / "atlas.png", optimize=True)
-    entries = [[characters, *known[characters]] for characters, _ in drawn.values()]
+    entries = [[characters, *known[characters], same[pixels]] for pixels, (characters, _) in drawn.items()]
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
     (out / "emoji.json").write_text(f'{{"size": {size}, "emoji": [\n{lines}\n]}}\n', encoding="utf-8")
     return len(drawn)
