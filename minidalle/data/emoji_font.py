@@ -65,7 +65,7 @@ def read_names(folder: Path) -> dict[str, tuple[str, list[str]]]:
     Raises: ValueError: when there are none, or a file holds something else.
     """
     found: dict[str, tuple[str, list[str]]] = {}
-    paths = sorted(folder.rglob("annotations.json")) if folder.is_dir() else [folder]
+    paths = [folder] if folder.is_file() else sorted(folder.rglob("annotations.json"))
     english = [path for path in paths if path.parent.name == "en"] or paths
     for path in english:
         try:
@@ -78,10 +78,10 @@ def read_names(folder: Path) -> dict[str, tuple[str, list[str]]]:
                     found.setdefault(
                         characters, (str(entry["tts"][0]), [str(word) for word in entry.get("default", [])])
                     )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} holds no names of emoji as CLDR's JSON has them ({error!r:.80}).") from error
     if not found:
-        raise ValueError(f"{folder} holds no annotations.json: name a folder of CLDR's annotations.")
+        raise ValueError(f"{folder} holds no file annotations.json: name a folder of CLDR's annotations.")
     return found
 
 
