@@ -4,19 +4,22 @@ import argparse
 import contextlib
 import itertools
 import json
-import os
 import signal
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import torch
 
-from minidalle.checkpoint import CheckpointError, brief, find_folder, load_model, own_version
+from minidalle import parallel
+from minidalle.checkpoint import CheckpointError, brief, find_folder, load_model, own_version, read_header
 from minidalle.checks import whole_number
+from minidalle.commands.data import add_data, evaluate_own
+from minidalle.commands.emoji import evaluate_emoji
+from minidalle.commands.terminal import Parser, path, preset_of, printable, silence, source, told
 from minidalle.data.batches import World
 from minidalle.data.folders import save_folder
+from minidalle.data.pictures import Pictures
 from minidalle.device import half_precision, pick_device, pick_threads, threads
 from minidalle.evaluation import curves
 from minidalle.evaluation.report import has_two, report_card
@@ -42,7 +45,7 @@ EXAMPLES = {
     "sheet": "minidalle sheet runs/demo --out sheet.png",
     "bench": "minidalle bench --device cpu",
     "info": "minidalle info ~/runs/demo",
-    "data": "minidalle data --out data/scenes -n 1000 --size 64",
+    "data": "minidalle data check data/scenes",
     "reference": "minidalle reference runs/seed0 runs/seed1 runs/seed2",
 }
 
@@ -93,48 +96,6 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def printable(text: str) -> str:
-    """Take out what would steer a terminal; a prompt or a file may have brought it."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def silence() -> None:
-    """Send what is still to be printed nowhere, or Python would complain of it when it ends."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-
-
-def told(error: OSError) -> str:
-    """Say what the system refused, and for which file."""
-    if error.filename is None:
-        return error.strerror or str(error)
-    return f"{error.filename} cannot be used ({error.strerror}): name another place."
-
-
-def path(text: str) -> Path:
-    """Read the name of a file or a folder; ~ is your home."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(f"{brief(text)} names the home of a user that is not known here") from None
-
-
-def source(text: str) -> str:
-    """Read the name of shipped weights or of a folder."""
-    return str(path(text)) if text.startswith("~") else text  # a Path would lose the dot of ./tiny, your own folder
-
-
-class Parser(argparse.ArgumentParser):
-    """Refuses in one sentence."""
-
-    def error(self, message: str) -> None:
-        """Say what is wrong, and where help is."""
-        line = printable(textwrap.shorten(message, 300, placeholder=" ..."))
-        self.exit(2, f'{self.prog}: {line}; "{self.prog} --help" tells what is possible.\n')
-
-
 def parser() -> argparse.ArgumentParser:
     """Describe the commands and their options."""
     top = Parser(prog="minidalle", description="DALL·E 2 (unCLIP), small, from random weights.")
@@ -163,6 +124,11 @@ def add_trainings(command) -> None:
     sub = command("train", train_command, "train stages of a stack")
     known = f"{', '.join(STACK)}, all of these, or upsampler (default %(default)s)"
     sub.add_argument("stage", nargs="?", default="all", choices=[*STAGES, "all"], metavar="STAGE", help=known)
+    known = "captioned pictures of your own to train on, in place of drawn scenes"
+    sub.add_argument("--data", type=path, metavar="PATH", help=known)
+    sub.add_argument(
+        "--no-flip", action="store_true", help="never mirror a picture of your own, whatever is said of it"
+    )
     training_options(sub, "runs/mine")
 
 
@@ -193,6 +159,8 @@ def add_drawings(command) -> None:
     sub = command("evaluate", evaluate, "print the report card, of several systems side by side")
     known = "shipped weights or folders of runs (default tiny)"
     sub.add_argument("checkpoints", nargs="*", type=source, default=["tiny"], metavar="CHECKPOINT", help=known)
+    known = "pictures of your own that it was trained on: measure how well it follows their held-out captions"
+    sub.add_argument("--data", type=path, metavar="PATH", help=known)
     sub.add_argument("-n", type=int, default=500, help="prompts of each kind (default %(default)s)")
     sub.add_argument("--seed", type=int, default=0, help="of prompts and noise (default %(default)s)")
     sub.add_argument("--test", action="store_true", help="ask the test split, on which nothing is ever chosen")
@@ -213,34 +181,26 @@ def add_tools(command) -> None:
     sub = command("info", info, "tell what is installed, found and shipped")
     known = "shipped weights or a folder (default %(default)s)"
     sub.add_argument("checkpoint", nargs="?", type=source, default="tiny", help=known)
-    sub = command("data", data_command, "write a sample of the world as an image folder", computes=False)
-    sub.add_argument("--out", type=path, default=Path("data/scenes"), help="folder to write (default %(default)s)")
-    sub.add_argument("-n", type=int, default=64, help="how many pictures (default %(default)s)")
-    sub.add_argument("--size", type=int, default=64, help="pixels along each side (default %(default)s)")
+    add_data(command("data", data_command, "write drawn scenes or emoji, or check pictures of your own", False))
     summary = "collect the loss curves of finished runs, to judge others by"
     sub = command("reference", reference_command, summary, computes=False)
     sub.add_argument("runs", nargs="+", type=path, metavar="RUN", help="folders of runs of one recipe, a seed each")
     sub.add_argument("--out", type=path, help="file to write (default data/reference/PRESET.json)")
 
 
-def preset_of(args: argparse.Namespace):
-    """Look up the preset that was asked for."""
-    if args.preset not in PRESETS:
-        raise ValueError(f'"{args.preset}" is no preset; choose one of {", ".join(PRESETS)}.')
-    return PRESETS[args.preset]
-
-
 def train_command(args: argparse.Namespace) -> None:
     """Train the stages that were asked for."""
     stages = STACK if args.stage == "all" else (args.stage,)
-    started = time.perf_counter()
-    train(preset_of(args), args.recipe, args.out, stages, args.seed, pick_device(args.device), args.resume)
-    print(f"Trained {', '.join(stages)} in {time.perf_counter() - started:.0f} s; kept in {args.out}.")
+    preset, started = preset_of(args), time.perf_counter()
+    collection = Pictures(args.data, False if args.no_flip else None) if args.data else None
+    with parallel.joined(args.device) as device:
+        train(preset, args.recipe, args.out, stages, args.seed, device, args.resume, collection)
+        print(f"Trained {', '.join(stages)} in {time.perf_counter() - started:.0f} s; kept in {args.out}.")
 
 
 def demo(args: argparse.Namespace) -> None:
     """Train everything, measure it, show it."""
-    args.stage = "all"
+    args.stage, args.data = "all", None
     train_command(args)
     pipe = MiniDalle.from_pretrained(args.out, args.device)
     print("Measuring ...")
@@ -260,7 +220,9 @@ def check_picture(path: Path) -> None:
 def sheet(args: argparse.Namespace) -> None:
     """Draw the contact sheet of a stack."""
     check_picture(args.out)
-    draw_sheet(MiniDalle.from_pretrained(args.checkpoint, args.device), args.out)
+    pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
+    check_scenes(pipe, args.checkpoint)
+    draw_sheet(pipe, args.out)
 
 
 def draw_sheet(pipe: MiniDalle, path: Path) -> None:
@@ -307,6 +269,12 @@ def evaluate(args: argparse.Namespace) -> None:
     options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
     options = {name: value for name, value in options.items() if value is not None}
     pipes = {name: MiniDalle.from_pretrained(name, args.device) for name in args.checkpoints}
+    if args.data:
+        return evaluate_own(pipes, args, options)
+    if all(pipe.world.get("name") == "emoji" for pipe in pipes.values()):
+        return evaluate_emoji(pipes, args, options)
+    for name, pipe in pipes.items():
+        check_scenes(pipe, name)
     cards = {
         name: report_card(pipe, args.n, args.seed, args.test, find_folder(name), name, **options)
         for name, pipe in pipes.items()
@@ -316,6 +284,15 @@ def evaluate(args: argparse.Namespace) -> None:
         print(to_json(cards if others else first))
     else:
         print(side_by_side(cards) if others else to_text(first))
+
+
+def check_scenes(pipe: MiniDalle, name: str) -> None:
+    """Refuse to ask a system for drawn scenes that never saw any."""
+    if pipe.world.get("name", "scenes") != "scenes":
+        raise ValueError(
+            f"{name} was trained on pictures of another kind than drawn scenes, which this command asks for; "
+            f'try "minidalle evaluate {name} --data PATH" with its pictures.'
+        )
 
 
 def bench_command(args: argparse.Namespace) -> None:
@@ -330,8 +307,8 @@ def info(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
     print(f"minidalle {own_version()}, torch {torch.__version__}, device {device}, training precision {precision}")
-    print(f"words: {' '.join(known_words())}")
     folder, unusable = find_folder(args.checkpoint), []
+    print(f"words: {words_of(folder)}")
     for kind in STAGES:
         try:
             model, header = load_model(STAGES[kind].model_class, folder)
@@ -356,6 +333,17 @@ def data_command(args: argparse.Namespace) -> None:
     rest = (world.batch(step, min(CHUNK, args.n - number)) for step, number in enumerate(numbers, 1))
     save_folder(itertools.chain([first], rest), args.out)
     print(f"Wrote {args.n} pictures and metadata.jsonl to {args.out}.")
+
+
+def words_of(folder: Path) -> str:
+    """Say which words a system knows; byte pairs know all."""
+    try:
+        tokenizer = read_header(folder / "clip.safetensors", "clip").get("tokenizer")
+        if isinstance(tokenizer, dict) and tokenizer.get("kind") == "bpe":
+            return f"any, as {len(tokenizer.get('merges', ()))} merges of byte pairs; few mean something to it"
+    except CheckpointError:
+        pass  # said below, for each model
+    return " ".join(known_words())
 
 
 def reference_command(args: argparse.Namespace) -> None:

@@ -103,7 +103,7 @@ def interrupt(folder: Path, saving: bool, steps: int, seconds: float) -> tuple[s
     time.sleep(seconds)
     while saving and not list(folder.glob("*.partial")) and process.poll() is None:
         time.sleep(0.0002)
-    os.kill(random.choice(pids(folder)) if PROCESSES[0] > 1 else process.pid, signal.SIGKILL)
+    os.kill(random.choice(pids(folder) or [process.pid]) if PROCESSES[0] > 1 else process.pid, signal.SIGKILL)
     killed = time.time()
     if process.wait() == 0:
         raise SystemExit("A training ended before it could be killed.")
@@ -118,7 +118,7 @@ def interrupt(folder: Path, saving: bool, steps: int, seconds: float) -> tuple[s
 
 def pids(folder: Path) -> list[int]:
     """Read the numbers of the processes of a training that are alive."""
-    found = [int(line) for line in (folder / PIDS).read_text().split()]
+    found = [int(line) for line in (folder / PIDS).read_text().split()] if (folder / PIDS).exists() else []
     return [pid for pid in found if Path(f"/proc/{pid}").exists()]
 
 

@@ -54,7 +54,7 @@ BROKEN = {
     "no picture": (b'{"file_name": "text.png", "text": "a"}', "cannot identify"),
     "a truncated picture": (b'{"file_name": "cut.png", "text": "a"}', "truncated"),
     "a picture with a broken part": (b'{"file_name": "part.png", "text": "a"}', "broken PNG"),
-    "a picture above the limit": (b'{"file_name": "large.png", "text": "a"}', rf"4097 x 4096 .* {MAX_PIXELS}"),
+    "a picture above the limit": (b'{"file_name": "large.png", "text": "a"}', rf"8193 x 8192 .* {MAX_PIXELS}"),
     "a picture far above the limit": (b'{"file_name": "bomb.png", "text": "a"}', "exceeds limit"),
 }
 
@@ -70,7 +70,7 @@ def test_a_broken_line_is_named_by_file_and_number(tmp_path, name):
         "text.png": b"no picture",
         "cut.png": whole[:60],
         "part.png": whole[:at] + struct.pack(">I", 10) + whole[at + 4 : at + 22] + b"\0\0\0\1\xff\xfe\xfd\xfc",
-        "large.png": png(4097, 4096),
+        "large.png": png(8193, 8192),
         "bomb.png": png(60_000, 60_000),
     }
     for file, content in files.items():

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from minidalle.data.images import MAX_BYTES, MAX_PIXELS, from_pil, read_picture, to_pil, to_rgb
+from minidalle.data.images import MAX_BYTES, MAX_PIXELS, decode_picture, from_pil, read_picture, to_pil, to_rgb
 
 WHITE = (255, 255, 255)
 
@@ -239,7 +239,7 @@ def bomb(kind: str, side: int) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("side", [4097, 12_000, 16_000])
+@pytest.mark.parametrize("side", [8193, 12_000, 16_000])
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP"])
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, kind, side, monkeypatch):
     (tmp_path / "bomb").write_bytes(bomb(kind, side))
@@ -289,3 +289,14 @@ def test_images_of_any_float_type_become_pictures(dtype):
 def test_a_size_that_makes_no_sense_is_refused_before_memory_is_taken(size):
     with pytest.raises(ValueError, match="The size of the pictures is"):
         from_pil([corners()], size)
+
+
+@pytest.mark.parametrize("side", [20, 32, 60])
+def test_a_jpeg_is_decoded_small_but_never_smaller_than_twice_what_is_asked_for(side):
+    rows, columns = np.mgrid[0:400, 0:640] / 640
+    picture = Image.fromarray((255 * np.stack([rows, columns, 1 - columns], axis=2)).astype(np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    drawn = decode_picture(io.BytesIO(file.getvalue()), len(file.getvalue()), side)
+    assert 2 * side <= min(drawn.size) < 400
+    torch.testing.assert_close(from_pil([drawn], side), from_pil([picture], side), rtol=0, atol=0.05)
