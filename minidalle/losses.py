@@ -32,9 +32,10 @@ class PriorLossConfig:
 
 @dataclass(frozen=True)
 class AutoregressivePriorLossConfig:
-    """What shapes the autoregressive prior's loss."""
+    """What shapes the autoregressive prior's loss; the paper's own setting is blur 0."""
 
     p_drop_text: float = 0.1  # share of captions that are hidden, sec. 2.2
+    blur: float = 1.0  # buckets by which each answer is blurred: neighbours are nearly right
 
 
 @dataclass(frozen=True)
@@ -116,17 +117,24 @@ def prior_loss(
 
 
 def ar_prior_loss(
-    model: nn.Module, batch: Batch, generator: Noise, config: AutoregressivePriorLossConfig, clip: CLIP
+    model: nn.Module, batch: Batch, generator: torch.Generator, config: AutoregressivePriorLossConfig, clip: CLIP
 ) -> torch.Tensor:
     """Learn to predict each bucket of a z_image from the caption and the buckets before it.
 
-    Paper: sec. 2.2. Returns: the mean cross-entropy (); ln num_buckets for a uniform guess.
+    Returns: the mean cross-entropy (); ln num_buckets for a uniform guess.
+    Paper: sec. 2.2. We differ: an answer is blurred over the buckets beside it (Imani and White 2018, sec. 3).
     """
     z_image, text = embed(clip, batch)
     buckets = getattr(model, "module", model).quantize(z_image, text.z_text)  # of a wrapped model, what it wraps
     hide_text = draw_mask(batch, config.p_drop_text, generator)
-    logits = model(buckets[:, :-1], text, hide_text)  # (B, 1 + M, num_buckets)
-    return F.cross_entropy(logits.flatten(0, 1).float(), buckets.flatten())
+    logits = model(buckets[:, :-1], text, hide_text).float()  # (B, 1 + M, num_buckets)
+    return F.cross_entropy(logits.flatten(0, 1), blurred_answers(buckets, logits.shape[-1], config.blur).flatten(0, 1))
+
+
+def blurred_answers(buckets: torch.Tensor, number: int, blur: float) -> torch.Tensor:
+    """Give each right bucket (B, n) as a distribution over all: a Gaussian of a width in buckets, (B, n, number)."""
+    distance = torch.arange(number, device=buckets.device) - buckets[..., None]
+    return torch.softmax(-0.5 * (distance / max(blur, 1e-3)) ** 2, dim=-1)
 
 
 def decoder_loss(

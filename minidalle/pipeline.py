@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 
+from minidalle.ar_prior import AutoregressivePrior
 from minidalle.checkpoint import CheckpointError, config_from_dict, find_folder, load_model
-from minidalle.checks import texts, whole_number
+from minidalle.checks import finite_number, texts, whole_number
 from minidalle.clip import CLIP
 from minidalle.data.images import to_pil
 from minidalle.decoder import Decoder
@@ -32,9 +34,16 @@ UPSAMPLER_STEPS = 12  # we differ: table 3 has 27
 MAX_PICTURES = 1024  # of a call, which bounds the memory
 NO_UPSAMPLER = 'There is no upsampler here: train one beside the rest with "minidalle train upsampler", or do without.'
 
+Prior = DiffusionPrior | AutoregressivePrior
+PRIORS: dict[str, type[Prior]] = {"diffusion": DiffusionPrior, "autoregressive": AutoregressivePrior}
+AR_CANDIDATES = 1  # the dot product's token is what the diffusion prior's second candidate is for, sec. 2.2
+
 Rephrase = Callable[[str], str]  # a prompt to a caption; says in a ValueError what it did not understand
 # What makes a Rephrase of a header's entry `world`, by the world's name: the models themselves know no world
-LANGUAGES = {"scenes": "minidalle.world.grammar:scene_language"}
+LANGUAGES = {
+    "scenes": "minidalle.world.grammar:scene_language",
+    "emoji": "minidalle.data.emoji_words:emoji_language",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class MiniDalle:
     """Text to picture.
 
     Args:
-        clip, prior, decoder: the three models.
+        clip, prior, decoder: the three models; the prior is either of PRIORS.
         tokenizer: the one that CLIP was trained with.
         device: where to compute; None: on the CPU.
         upsampler: draws pictures again at twice their width; None: not there.
@@ -64,7 +73,7 @@ class MiniDalle:
     def __init__(
         self,
         clip: CLIP,
-        prior: DiffusionPrior,
+        prior: Prior,
         decoder: Decoder,
         tokenizer: Tokenizer,
         device: torch.device | None = None,
@@ -84,13 +93,25 @@ class MiniDalle:
         )
 
     @classmethod
-    def from_pretrained(cls, source: str | Path = "tiny", device: str | None = None) -> "MiniDalle":
+    def from_pretrained(
+        cls, source: str | Path = "tiny", device: str | None = None, prior: str = "diffusion"
+    ) -> "MiniDalle":
         """Load a system: the shipped one by its name, or the folder of a run; the upsampler where there is one.
 
-        Raises: CheckpointError: when a piece is missing, damaged, or was not trained with the others.
+        Args:
+            source: the name or the folder.
+            device: cuda, mps or cpu; None: the best that is there.
+            prior: a key of PRIORS.
+
+        Raises:
+            CheckpointError: when a piece is missing, damaged, or was not trained with the others.
+            ValueError: when there is no such prior.
         """
+        if prior not in PRIORS:
+            raise ValueError(f'"{prior}" is no prior; choose one of {", ".join(PRIORS)}.')
         folder = find_folder(source)
-        loaded = {model.kind: load_model(model, folder) for model in (CLIP, DiffusionPrior, Decoder)}
+        pieces = {"clip": CLIP, "prior": PRIORS[prior], "decoder": Decoder}
+        loaded = {kind: load_model(model, folder) for kind, model in pieces.items()}
         if (folder / "upsampler.safetensors").exists():
             loaded["upsampler"] = load_model(Upsampler, folder)
         return cls.from_pieces(loaded, pick_device(device), str(folder))
@@ -102,12 +123,14 @@ class MiniDalle:
         """Put models together that were loaded one by one.
 
         Args:
-            loaded: a model and its header for each of clip, prior, decoder, and perhaps upsampler.
+            loaded: a model and its header for each of clip, prior, decoder, and perhaps upsampler. Where there is an
+                ar_prior beside a prior, it is left out.
             device: where to compute.
             where: they come from, for messages.
 
         Raises: CheckpointError: when they do not belong together.
         """
+        loaded = {kind: piece for kind, piece in loaded.items() if kind != "ar_prior"}
         clip_header, headers = loaded["clip"][1], {kind: header for kind, (_, header) in loaded.items()}
         for kind in ("prior", "decoder"):
             if headers[kind].get("clip") != clip_header["sha256"]:
@@ -122,7 +145,7 @@ class MiniDalle:
             processes = {
                 f"{kind}_diffusion": config_from_dict(DiffusionConfig, header["diffusion"])
                 for kind, header in headers.items()
-                if kind != "clip"
+                if kind != "clip" and not isinstance(loaded[kind][0], AutoregressivePrior)
             }
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
@@ -153,7 +176,8 @@ class MiniDalle:
             prompt: a caption or several.
             num_inference_steps: of the decoder, 1 to 1000.
             guidance_scale: how far the decoder is pushed towards its conditions; 1 is off.
-            prior_guidance_scale, prior_num_inference_steps: likewise for the prior (table 3 has 64 steps).
+            prior_guidance_scale, prior_num_inference_steps: likewise for the prior (table 3 has 64 steps); the
+                autoregressive prior has a step for each number of z_image instead.
             num_images_per_prompt: pictures of each caption.
             generator: where the noise comes from: one for all pictures, or a list with one for each, so that a picture
                 does not depend on those drawn with it. A CPU generator gives the same noise on every device.
@@ -210,26 +234,54 @@ class MiniDalle:
         num_steps: int = 32,
         guidance_scale: float = 1.5,
         generator: Noise = None,
-        num_candidates: int = NUM_CANDIDATES,
+        num_candidates: int | None = None,
         margin: float = CANDIDATE_MARGIN,
     ) -> torch.Tensor:
         """Find a z_image for each caption, the better of several candidates.
 
-        Fresh noise at every step (DDPM) mends what a small prior gets wrong; without it, z_image often stays half way
-        between two readings of a caption. All in full precision: to halve the small matrices at each call would cost
-        more than it saves.
+        All in full precision: to halve the small matrices at each call would cost more than it saves.
+
+        Args:
+            text: the captions (B, ...).
+            num_steps: of the diffusion prior.
+            guidance_scale: how far the prior is pushed towards the caption; 1 is off.
+            generator: where the noise comes from, see __call__.
+            num_candidates: of which one is taken; None: two of the diffusion prior, one of the autoregressive.
+            margin: see choose_candidate.
 
         Returns: (B, D), unit norm. Paper: sec. 2.2.
+        """
+        if isinstance(self.prior, AutoregressivePrior):
+            candidates = self._draw_buckets(text, guidance_scale, generator, num_candidates or AR_CANDIDATES)
+        else:
+            number = num_candidates or NUM_CANDIDATES
+            candidates = self._diffuse(text, num_steps, guidance_scale, generator, number)
+        return choose_candidate(candidates, text.z_text, margin)
+
+    def _diffuse(
+        self, text: TextEncoding, num_steps: int, guidance_scale: float, generator: Noise, number: int
+    ) -> torch.Tensor:
+        """Draw candidates (B, K, D) by the diffusion prior.
+
+        Fresh noise at every step (DDPM) mends what a small prior gets wrong; without it, z_image often stays half way
+        between two readings of a caption.
         """
         both = text.tile(2)  # with the caption, and without
 
         def predict(z_t: torch.Tensor, t: torch.Tensor, hide: torch.Tensor) -> torch.Tensor:
             return self.prior(z_t, t, text if len(z_t) == len(text.mask) else both, hide)
 
-        like = text.z_text[:, None].expand(-1, num_candidates, -1)  # (B, K, D)
+        like = text.z_text[:, None].expand(-1, number, -1)  # (B, K, D)
         model, noise = guided(predict, guidance_scale), draw_noise(like, generator)
         steps = SAMPLERS["ddpm"](self.prior_diffusion, model, noise, num_steps, clip_x_start=False, generator=generator)
-        return choose_candidate(F.normalize(last(steps).float(), dim=-1), text.z_text, margin)
+        return F.normalize(last(steps).float(), dim=-1)
+
+    def _draw_buckets(self, text: TextEncoding, guidance_scale: float, generator: Noise, number: int) -> torch.Tensor:
+        """Draw candidates (B, K, D) by the autoregressive prior."""
+        noise = draw_noise(text.z_text.new_empty(len(text.z_text), number, self.prior.num_tokens), generator)
+        uniform = torch.special.ndtr(noise).flatten(0, 1)  # each picture's from its own generator, as all noise
+        z_image = self.prior.sample(text.repeat(number), uniform, finite_number(guidance_scale, "guidance_scale"))
+        return rearrange(z_image, "(b k) d -> b k d", k=number)
 
     @torch.no_grad()
     def decode(

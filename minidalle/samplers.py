@@ -61,6 +61,19 @@ def _batch_of(t: int, x: torch.Tensor) -> torch.Tensor:
     return torch.full((len(x),), t, device=x.device)
 
 
+def start_midway(
+    diffusion: GaussianDiffusion, x_start: torch.Tensor, num_steps: int, skip: int, generator: Noise
+) -> torch.Tensor:
+    """Noise data (B, ...) as far as it would be after the first steps of a run, which can then be left out.
+
+    Raises: ValueError: when not at least one step remains.
+    Paper: Meng et al. 2022 (SDEdit), sec. 3.
+    """
+    timesteps = spaced_timesteps(diffusion.num_timesteps, num_steps)
+    t = timesteps[whole_number(skip, "The number of steps that are left out", 0, num_steps - 1)]
+    return diffusion.q_sample(x_start, _batch_of(t, x_start), draw_noise(x_start, generator))
+
+
 def ddpm_sample_loop(
     diffusion: GaussianDiffusion,
     model: Model,
@@ -68,6 +81,7 @@ def ddpm_sample_loop(
     num_steps: int,
     clip_x_start: bool = True,
     generator: Noise = None,
+    skip: int = 0,
 ) -> Iterator[Step]:
     """Sample from the learned reverse process, with the posterior's variance.
 
@@ -78,10 +92,11 @@ def ddpm_sample_loop(
         num_steps: 1 to T; below T the posterior is that of the shortened schedule.
         clip_x_start: True for pictures, False for embeddings.
         generator: the source of the noise added at each step.
+        skip: steps at the start that are left out; x_t is then what start_midway gives.
 
     Paper: Ho et al. 2020, algorithm 2, with the variance of eq. 7.
     """
-    for t, level, level_prev in _pairs(diffusion, num_steps):
+    for t, level, level_prev in _pairs(diffusion, num_steps)[skip:]:
         x_start = diffusion.p_x_start(model, x_t, _batch_of(t, x_t), clip_x_start)
         alpha = level / level_prev
         mean = (level_prev**0.5 * (1 - alpha) * x_start + alpha**0.5 * (1 - level_prev) * x_t) / (1 - level)

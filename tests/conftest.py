@@ -1,6 +1,7 @@
 """What holds for every test: one thread a process, no window, the same random numbers each time; and one tiny run."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; xdist already uses every core
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -23,6 +24,7 @@ from minidalle.unet import UNetConfig
 from minidalle.upsampler import UpsamplerConfig
 from minidalle.world.captions import TOKENIZER
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background is born ignoring Ctrl-C
 hypothesis.settings.register_profile("minidalle", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("minidalle")
 

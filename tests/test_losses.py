@@ -331,3 +331,15 @@ def test_the_upsamplers_timesteps_are_drawn_evenly():
     t = torch.cat([args[1] for args in seen])
     for found in share_of_quarters(t):
         assert found == pytest.approx(1 / 4, abs=4 * (3 / 16 / len(t)) ** 0.5)
+
+
+def test_the_upsampler_learns_on_crops_from_everywhere():
+    ramp, seen = torch.arange(32.0) / 16 - 1, []
+    images = torch.stack([ramp.expand(32, 32), ramp[:, None].expand(32, 32), torch.zeros(32, 32)]).repeat(256, 1, 1, 1)
+    batch = replace(batch_of(256, image_size=32), images=images)
+    model = answering(lambda x_t, t, enlarged: enlarged, seen)
+    process = DiffusionConfig(prediction="x_start").build()
+    loss = upsampler_loss(model, batch, step_generator(0, 0), UpsamplerLossConfig(p_blur=0.0), process, 16, 2)
+    assert loss < 1e-4  # on a ramp, the small picture enlarged is the large one: both are cut at the same place
+    columns, rows = ((seen[0][2][:, :2, 8, 8] + 1) * 16 - 8).round().int().T.tolist()
+    assert set(columns) == set(rows) == set(range(0, 17, 2)) and columns != rows

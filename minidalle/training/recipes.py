@@ -5,15 +5,18 @@ A number that stands for a choice says on what it rests; docs/experiments.md has
 
 from dataclasses import dataclass, field, replace
 
+from minidalle.ar_prior import AutoregressivePriorConfig
 from minidalle.clip import CLIPConfig
 from minidalle.decoder import DecoderConfig
 from minidalle.diffusion import DiffusionConfig
-from minidalle.losses import DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
+from minidalle.losses import AutoregressivePriorLossConfig, DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
 from minidalle.prior import PriorConfig
 from minidalle.tokenizer import Tokenizer
 from minidalle.unet import UNetConfig
 from minidalle.upsampler import UpsamplerConfig
 from minidalle.world.captions import TOKENIZER
+
+LossConfig = PriorLossConfig | AutoregressivePriorLossConfig | DecoderLossConfig | UpsamplerLossConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class StageRecipe:
     decay_share: float = 0.5  # last part of the training, over which both fall to zero
     ema_decay: float = 0.99  # of the averaged weights, the ones that are kept
     clip_norm: float = 1.0  # longest gradient of all parameters together
-    loss: PriorLossConfig | DecoderLossConfig | UpsamplerLossConfig | None = None  # CLIP's has no numbers of its own
+    loss: LossConfig | None = None  # CLIP's has no numbers of its own
     hard_negatives: bool = False  # whether every second picture differs from the one before it in one attribute
     full_captions: float = 0.0  # share of captions that state everything
 
@@ -57,11 +60,12 @@ class Preset:
     # 2025), since a small network learns plain pictures several times faster than the noise on them
 
     def __post_init__(self):
-        clip, prior, decoder = (self.models[name] for name in ("clip", "prior", "decoder"))
+        clip, decoder = self.models["clip"], self.models["decoder"]
+        priors = [self.models[name] for name in ("prior", "ar_prior") if name in self.models]
         agreed = {
-            "embed_dim": {clip.embed_dim, prior.embed_dim, decoder.embed_dim},
-            "text width": {clip.width, prior.text_width, decoder.text_width},
-            "context length": {clip.context_length, prior.context_length},
+            "embed_dim": {clip.embed_dim, decoder.embed_dim, *(prior.embed_dim for prior in priors)},
+            "text width": {clip.width, decoder.text_width, *(prior.text_width for prior in priors)},
+            "context length": {clip.context_length, *(prior.context_length for prior in priors)},
             "image_size": {clip.image_size, decoder.unet.image_size},
         }
         if "upsampler" in self.models:
@@ -77,7 +81,8 @@ def fitted(preset: Preset, tokenizer: Tokenizer) -> Preset:
     """Give a preset the sizes that a tokenizer asks for."""
     models, length = dict(preset.models), tokenizer.context_length
     models["clip"] = replace(models["clip"], vocab_size=tokenizer.vocab_size, context_length=length)
-    models["prior"] = replace(models["prior"], context_length=length)
+    for prior in {"prior", "ar_prior"} & set(models):
+        models[prior] = replace(models[prior], context_length=length)
     return replace(preset, models=models)
 
 
@@ -89,6 +94,11 @@ def clip_recipe(steps: int, batch_size: int = 128) -> StageRecipe:
 def prior_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
     """Describe a training of the prior: 32 captions a step, six noised z_image each."""
     return StageRecipe(steps, 32, matrix_lr=0.02, lr=2e-3, ema_decay=ema_decay, loss=PriorLossConfig())
+
+
+def ar_prior_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
+    """Describe a training of the autoregressive prior."""
+    return StageRecipe(steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=AutoregressivePriorLossConfig())
 
 
 def decoder_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
@@ -108,6 +118,7 @@ QUICK = Recipe(
     stages={
         "clip": clip_recipe(700),
         "prior": prior_recipe(800),
+        "ar_prior": ar_prior_recipe(800),
         "decoder": decoder_recipe(640),
         "upsampler": upsampler_recipe(400),
     },
@@ -117,6 +128,7 @@ FULL = Recipe(
     stages={
         "clip": clip_recipe(3600),
         "prior": prior_recipe(3600, ema_decay=0.998),
+        "ar_prior": ar_prior_recipe(3600, ema_decay=0.998),
         "decoder": decoder_recipe(4800, ema_decay=0.998),
         "upsampler": upsampler_recipe(2000, ema_decay=0.998),
     },
@@ -136,6 +148,7 @@ TINY = Preset(
     models={
         "clip": CLIPConfig(vocab_size=TOKENIZER.vocab_size, context_length=TOKENIZER.context_length),
         "prior": PriorConfig(context_length=TOKENIZER.context_length),
+        "ar_prior": AutoregressivePriorConfig(context_length=TOKENIZER.context_length),
         "decoder": DecoderConfig(),
         "upsampler": UpsamplerConfig(),
     },

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from minidalle import losses, parallel
+from minidalle.ar_prior import AutoregressivePrior
 from minidalle.checkpoint import load_model
 from minidalle.clip import CLIP
 from minidalle.data.batches import Batch, Collection, Scenes, Source
@@ -21,6 +22,7 @@ from minidalle.prior import DiffusionPrior
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
 from minidalle.upsampler import Upsampler
 
+FITTED = 2048  # pictures from which the meaning of the autoregressive prior's buckets is found
 LossAt = Callable[[nn.Module, int], torch.Tensor]  # (model, step) to the loss (), whose batch it draws itself
 
 
@@ -32,11 +34,21 @@ class Stage:
     loss: Callable[..., torch.Tensor]  # (model, batch, generator, config, **frozen), see losses.py
     needs: tuple[str, ...] = ()  # stages whose trained models the loss takes, frozen
     sizes: Callable[[object], dict] = lambda config: {}  # what else the loss takes, of the model's config
+    before: Callable[..., None] = lambda model, source, **needs: None  # what is done to a new model, before all steps
+
+
+@torch.no_grad()
+def fit_buckets(model: AutoregressivePrior, source: Source, clip: CLIP) -> None:
+    """Find what the buckets of a new autoregressive prior mean, from the first pictures of its training."""
+    device = next(clip.parameters()).device
+    found = [losses.embed(clip, source.batch(step, FITTED // 8).to(device)) for step in range(8)]
+    model.fit(torch.cat([z_image for z_image, _ in found]), torch.cat([text.z_text for _, text in found]))
 
 
 STAGES = {
     "clip": Stage(CLIP, losses.clip_loss),
     "prior": Stage(DiffusionPrior, losses.prior_loss, needs=("clip",)),
+    "ar_prior": Stage(AutoregressivePrior, losses.ar_prior_loss, needs=("clip",), before=fit_buckets),
     "decoder": Stage(Decoder, losses.decoder_loss, needs=("clip",)),
     "upsampler": Stage(
         Upsampler,

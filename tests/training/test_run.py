@@ -233,7 +233,7 @@ def test_a_stopped_run_is_not_resumed_as_another(micro_run, tmp_path, monkeypatc
     ):
         train(MICRO, "quick", tmp_path, seed=1, resume=True)
     wider = replace(MICRO, models=MICRO.models | {"clip": replace(MICRO.models["clip"], image_depth=2)})
-    with pytest.raises(ValueError, match=r"belongs to another training \(its config is"):
+    with pytest.raises(ValueError, match=r"belongs to another training \(its config.image_depth is 1, 2 was asked"):
         train(wider, "quick", tmp_path, resume=True)
     train(MICRO, "quick", tmp_path, resume=True)
     assert same_weights(micro_run, tmp_path)
