@@ -273,7 +273,7 @@ def find_folder(source: str | Path) -> Path:
             return folder
     except PermissionError:
         raise AccessError(f"{brief(source)} may not be read: ask its owner for the right to.") from None
-    except (OSError, ValueError, RuntimeError):  # not there, no path at all, or of a user that is not there
+    except (OSError, TypeError, ValueError, RuntimeError):  # not there, no path at all, or of a user that is not there
         pass
     names = ", ".join(sorted(shipped)) or "none"
     raise MissingError(

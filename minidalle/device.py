@@ -24,10 +24,10 @@ def pick_device(name: str | None = None) -> torch.device:
         return torch.device(there[0])
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in DEVICES:
-        raise ValueError(f'"{name}" is no device; choose one of {", ".join(DEVICES)}.')
+        raise ValueError(f'"{name!s:.40}" is no device; choose one of {", ".join(DEVICES)}.')
     if device.type not in there or (device.index or 0) >= getattr(torch, device.type).device_count():
         raise ValueError(f'The device "{name}" was asked for and is not there; found here: {", ".join(there)}.')
     return device
@@ -85,7 +85,7 @@ def choose_threads(kept: int | None = None) -> tuple[int, str]:
     Raises: ValueError: when MINIDALLE_THREADS is no whole number.
     """
     if asked := os.environ.get("MINIDALLE_THREADS"):
-        if not asked.isdecimal() or not 1 <= int(asked[:9]) <= MAX_THREADS:
+        if not asked.isdecimal() or len(asked) > 9 or not 1 <= int(asked) <= MAX_THREADS:
             raise ValueError(
                 f'MINIDALLE_THREADS is "{asked:.40}"; a whole number from 1 to {MAX_THREADS} was expected.'
             )
@@ -123,11 +123,10 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
     """
     quotas = [quota_of(root), quota_of(root / "cpu")]
     try:
-        lines = own.read_text().splitlines()
+        lines = [line.split(":", 2) for line in own.read_text(errors="surrogateescape").splitlines()]
     except OSError:
         lines = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
+    for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers and "cpu" not in controllers.split(","):
             continue
         inner = Path(path.lstrip("/"))
@@ -160,7 +159,7 @@ def idle_cores(seconds: float = 0.3, path: Path = Path("/proc/stat")) -> float |
     spent = [[b - a for a, b in zip(before[core], after[core], strict=True)] for core in allowed if core in after]
     if not sum(map(sum, spent)):
         return None
-    return sum((times[3] + times[4]) / max(1, sum(times)) for times in spent)  # idle, and waiting for a disk
+    return sum(sum(times[3:5]) / max(1, sum(times)) for times in spent)  # idle, and waiting for a disk
 
 
 def core_times(text: str) -> dict[int, list[int]]:

@@ -153,7 +153,8 @@ def test_only_regular_files_are_opened(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", ["~nobody-of-this-name/run", "nowhere", "x" * 5000, "a\0b", "", "line\nbreak\x1b[2J"]
+    "source",
+    ["~nobody-of-this-name/run", "nowhere", "x" * 5000, "a\0b", "", "line\nbreak\x1b[2J", None, 3, b"tiny", ["a"]],
 )
 def test_what_is_no_folder_is_told_so(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

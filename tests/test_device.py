@@ -62,7 +62,7 @@ def test_a_device_beyond_the_last_is_refused(machine):
         pick_device("cuda:2")
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "meta", "cpu:x", "cuda:-1", "a circle"])
+@pytest.mark.parametrize("name", ["gpu", "", "meta", "cpu:x", "cuda:-1", "a circle", True, 1.5])
 def test_what_is_no_device_is_refused(name):
     with pytest.raises(ValueError, match=f'"{name}" is no device; choose one of cuda, mps, cpu'):
         pick_device(name)

@@ -59,7 +59,9 @@ def test_a_variable_decides_then_what_was_kept(machine, monkeypatch):
     assert choose_threads(kept=5) == (5, " as before")
 
 
-@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", " 2", "1025", "9" * 5000, "٢٠٠٠", "True"])
+@pytest.mark.parametrize(
+    "asked", ["0", "-1", "two", "1.5", " 2", "1025", "9" * 5000, "0000000015000000", "٢٠٠٠", "True"]
+)
 def test_a_variable_that_is_no_number_of_threads_is_refused(monkeypatch, asked):
     monkeypatch.setenv("MINIDALLE_THREADS", asked)
     with pytest.raises(ValueError, match="MINIDALLE_THREADS") as error:
@@ -101,6 +103,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
         ("0::/\n", {"cpu.max": "garbage"}, float("inf")),
         ("0::/\n", {"cpu.max": "100000 0"}, float("inf")),
         ("0::/\n", {"cpu.max": ""}, float("inf")),
+        ("\nnonsense\n1:cpu\n0::/job\n", {"job/cpu.max": "100000 100000"}, 1.0),
         ("0::/with space:and colon\n", {"with space:and colon/cpu.max": "100000 100000"}, 1.0),
     ],
 )  # fmt: skip
@@ -109,6 +112,18 @@ def test_quotas_of_both_versions_of_control_groups_count(tmp_path, own, files, q
     (tmp_path / "own").write_text(own)
     assert cpu_quota(root, tmp_path / "own") == quota
     assert cpu_quota(root, tmp_path / "missing") <= (quota if own == "0::/\n" and "cpu.max" in files else float("inf"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text there")
+def test_the_name_of_a_control_group_may_be_of_any_bytes(tmp_path):
+    group = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(group)
+    except OSError:
+        pytest.skip("no such names here")
+    (Path(os.fsdecode(group)) / "cpu.max").write_text("200000 100000")
+    (tmp_path / "own").write_bytes(b"0::/caf\xe9\n")
+    assert cpu_quota(tmp_path, tmp_path / "own") == 2.0
 
 
 def stat_file(path: Path, *moments: dict[str, tuple[int, int]]) -> Path:
@@ -136,6 +151,10 @@ def test_only_cores_that_this_process_may_use_count_as_idle(tmp_path, monkeypatc
     assert measured({40, 41}, start, later) == pytest.approx(2.8)  # a container that numbers its cores anew
     assert measured({0, 1}, start, start) is None  # a sandbox whose clock stands still
     assert measured({0}, {"cpu": (1, 1)}, {"cpu": (2, 2)}) is None
+    short = iter(["cpu0 5 0 0 10", "cpu0 5 0 0 20"])  # an old kernel, which counts four ways
+    monkeypatch.setattr(Path, "read_text", lambda *_: next(short))
+    assert idle_cores(0.0, tmp_path / "stat") == 1.0
+    monkeypatch.undo()
     assert idle_cores(0.0, tmp_path / "missing") is None
     (tmp_path / "broken").write_text("cpu0 x y z\n")
     assert idle_cores(0.0, tmp_path / "broken") is None

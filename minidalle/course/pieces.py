@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from minidalle import checkpoint
-from minidalle.checkpoint import AccessError, CheckpointError, find_folder, load_model
+from minidalle.checkpoint import AccessError, CheckpointError, brief, find_folder, load_model
 from minidalle.pipeline import MiniDalle
 from minidalle.training.stages import STACK, STAGES
 
@@ -54,7 +54,7 @@ class Pieces:
             return self.clip_folder()
         piece, shipped = self.own(kind), find_folder(SHIPPED)
         chosen = checkpoint.read_header(self.clip_folder() / "clip.safetensors", "clip")["sha256"]
-        if piece and piece.get("clip") in (None, chosen):
+        if piece and ("clip" not in STAGES[kind].needs or piece.get("clip") == chosen):
             return self.folder
         return shipped if (shipped / f"{kind}.safetensors").is_file() else None
 
@@ -62,7 +62,9 @@ class Pieces:
         """Say whose piece is used, and why the shipped one where yours is there."""
         piece, clip = self.own(kind), self.own("clip")
         if self.folder_of(kind) == self.folder:
-            return f"yours ({self.folder}, {piece['recipe']} budget, {piece['seconds']:.0f} s of training)"
+            seconds = piece.get("seconds")
+            spent = f", {seconds:.0f} s of training" if isinstance(seconds, int | float) else ""
+            return f"yours ({self.folder}, {brief(piece.get('recipe', 'unknown'))} budget{spent})"
         if piece is None:
             unusable = f"yours {self.fault(kind)}; " if self.fault(kind) else ""
             return f"shipped ({unusable}notebook {LESSONS[kind]} trains your own)"

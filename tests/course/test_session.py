@@ -13,7 +13,6 @@ from minidalle.checkpoint import load_model, save_model
 from minidalle.clip import CLIP
 from minidalle.course import live, pieces, session
 from minidalle.decoder import Decoder
-from minidalle.training.recipes import TINY
 from minidalle.training.run import train
 from minidalle.world.grammar import parse
 from minidalle.world.render import render
@@ -76,16 +75,6 @@ def test_the_seed_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("MINIDALLE_SEED", "seven")
     with pytest.raises(ValueError, match=r'MINIDALLE_SEED is "seven"; a whole number from 0 to .* was expected'):
         course.seed()
-
-
-def test_the_smoke_recipe_is_the_quick_one_with_few_steps(monkeypatch):
-    monkeypatch.setattr(session, "TINY", TINY)
-    quick, smoke = (session.preset().recipes[name] for name in ("quick", "smoke"))
-    for stage, how in quick.stages.items():
-        assert 2 <= smoke.stages[stage].steps <= how.steps / 20
-        assert replace(smoke.stages[stage], steps=how.steps, warmup_steps=how.warmup_steps) == how
-    assert smoke.two_objects == quick.two_objects
-    assert session.preset().recipes.keys() == TINY.recipes.keys() | {"smoke"}
 
 
 def test_a_notebook_alone_gets_the_shipped_pieces(shipped, capsys):

@@ -152,6 +152,7 @@ UNDERSTOOD = {
     "above a circle, a square": "a square above a circle",
     "a red circle on the left and a blue square on the right": "a red circle left of a blue square",
     "on the left a circle, on the right a square": "a circle left of a square",
+    "on the right a circle, on the left a square": "a circle right of a square",
     "a circle at the bottom, a square at the top": "a circle below a square",
     "something red above something blue": "a red shape above a blue shape",
     "a triangle and circle": "a triangle and a circle",
