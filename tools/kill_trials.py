@@ -28,7 +28,7 @@ from minidalle.training.stages import STACK
 from minidalle.training.state import read_state
 from minidalle.training.trainer import Trainer
 
-STEPS = {"clip": 24, "prior": 32, "decoder": 20, "upsampler": 24}
+STEPS = {"clip": 24, "prior": 32, "decoder": 20, "upsampler": 24, "ar_prior": 16}
 BATCH_SIZE = 8
 SAVE_SECONDS = 0.5
 KINDS = ("random", "save", "resume")
