@@ -5,6 +5,8 @@ import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; xdist already uses every core
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "MINIDALLE_TEST_DEVICE" not in os.environ:  # a GPU rounds otherwise: it is for tests/test_devices.py
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from dataclasses import replace
 from pathlib import Path

@@ -47,12 +47,13 @@ class EmojiReader:
         """Read images (B, 3, H, W) in [-1, 1], of any size."""
         if images.shape[-1] != self.size:
             images = F.interpolate(images, [self.size] * 2, mode="area")
-        distances = torch.cat([self._distances(part) for part in images.split(CHUNK)])  # (B, N)
+        distances = torch.cat([self.distances(part) for part in images.split(CHUNK)])  # (B, N)
         best, numbers = distances.min(1)
         trained = distances[:, self.shown].min(1).values
         return [Reading(*found) for found in zip(numbers.tolist(), best.tolist(), trained.tolist(), strict=True)]
 
-    def _distances(self, images: torch.Tensor) -> torch.Tensor:
+    def distances(self, images: torch.Tensor) -> torch.Tensor:
+        """Measure how far pictures (B, 3, S, S) are from each emoji: (B, N), the least over all shifts."""
         padded = F.pad(images, [1] * 4, value=1.0)
         least = None
         for y, x in SHIFTS:

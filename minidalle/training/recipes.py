@@ -128,7 +128,7 @@ FULL = Recipe(
     stages={
         "clip": clip_recipe(3600),
         "prior": prior_recipe(3600, ema_decay=0.998),
-        "ar_prior": ar_prior_recipe(3600, ema_decay=0.998),
+        "ar_prior": ar_prior_recipe(3000, ema_decay=0.998),
         "decoder": decoder_recipe(4800, ema_decay=0.998),
         "upsampler": upsampler_recipe(2000, ema_decay=0.998),
     },
@@ -172,7 +172,7 @@ def emoji_recipe(clip: tuple[int, int], prior: tuple[int, int], decoder: tuple[i
     return Recipe(two_objects=0.0, stages=stages)
 
 
-EMOJI_QUICK = emoji_recipe(clip=(1200, 128), prior=(2000, 32), decoder=(3000, 64), ema_decay=0.998)
+EMOJI_QUICK = emoji_recipe(clip=(1300, 128), prior=(1600, 32), decoder=(2800, 64), ema_decay=0.998)
 EMOJI = Preset(
     name="emoji",
     models={
