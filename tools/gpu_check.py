@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 TOTAL_SECONDS = 650
 COMPILED_STEPS = 50
 LARGE_BATCH, LARGE_STEPS = 256, 12
+CLI = (sys.executable, "-m", "minidalle")
 QUIET = ("-q", "-p", "no:cacheprovider", "-p", "no:benchmark")  # of pytest
 
 
@@ -40,58 +41,38 @@ class Part:
     json_to: str | None = None  # the name under which the JSON that it prints is kept
 
 
-def parts(out: Path, work: Path, smoke: bool) -> list[Part]:
+def parts(work: Path, smoke: bool) -> list[Part]:
     """List what is run, in order: what matters most comes first."""
-    python, cli = sys.executable, [sys.executable, "-m", "minidalle"]
-    n = "8" if smoke else "500"
-    device = pick_device().type
-    tests = [python, "-m", "pytest", *QUIET, "tests/test_devices.py"]
-    found = [Part("device tests", tests, 120, {"MINIDALLE_TEST_DEVICE": device})]
+    pytest, device = [sys.executable, "-m", "pytest", *QUIET], pick_device().type
+    own = [sys.executable, __file__, *(["--smoke"] if smoke else [])]
+    found = [Part("device tests", [*pytest, "tests/test_devices.py"], 120, {"MINIDALLE_TEST_DEVICE": device})]
+    if smoke:
+        found += training("quick 0", work, "tiny", "smoke", n=8)
+    else:
+        found.append(Part("unit tests", [*pytest, "-n", "8"], 150))
+        found.append(Part("bench", [*CLI, "bench"], 60, json_to="bench"))
+        for seed in range(3):
+            found += training(f"quick {seed}", work, "tiny", "quick", seed)
+        found += training("colab", work, "colab", "full")
+        found += training("full", work, "tiny", "full")
+        found += training("emoji", work, "emoji", "full")
+    found.append(Part("large", [*own, "--large"], 200, {}, "large"))
     if not smoke:
-        found.append(
-            Part(
-                "unit tests",
-                [python, "-m", "pytest", *QUIET, "-n", "8"],
-                150,
-            )
-        )
-        found.append(Part("bench", [*cli, "bench"], 60, json_to="bench"))
-    recipe = ["--preset", "tiny", "--recipe", "smoke" if smoke else "quick"]
-    for seed in ("0",) if smoke else ("0", "1", "2"):
-        run = work / f"quick-{seed}"
-        train = [*cli, "train", "all", *recipe, "--seed", seed, "--out", str(run)]
-        found.append(Part(f"train quick {seed}", train, 90))
-        found.append(
-            Part(f"card quick {seed}", [*cli, "evaluate", str(run), "-n", n, "--json"], 60, {}, f"quick {seed}")
-        )
-    found.append(Part("compile", [python, __file__, "--compile", *(["--smoke"] if smoke else [])], 150, {}, "compile"))
-    large = [python, __file__, "--large", *(["--smoke"] if smoke else [])]
-    found.append(Part("large", large, 200, {}, "large"))
-    if not smoke:
-        full = work / "full"
-        for stage in ("all", "upsampler"):
-            train = [*cli, "train", stage, "--recipe", "full", "--out", str(full)]
-            found.append(Part(f"train full {stage}", train, 300))
-        found.append(Part("card full", [*cli, "evaluate", str(full), "-n", n, "--json"], 60, {}, "full"))
-        nbval = [
-            python,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:benchmark",
-            "-W",
-            "default",
-            "--nbval-lax",
-        ]
-        nbval += ["--nbval-current-env", "--nbval-cell-timeout=120", "notebooks"]
+        nbval = [*pytest, "-W", "default", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
         models = {"MINIDALLE_BUDGET": "quick", "MINIDALLE_MODELS": str(work / "models")}
-        found.append(Part("notebooks", nbval, 300, models))
+        found.append(Part("notebooks", [*nbval, "notebooks"], 300, models))
+    found.append(Part("compile", [*own, "--compile"], 150, {}, "compile"))
     if smoke:  # which asks whether it works, on any machine, however busy
         found = [replace(part, seconds=10 * part.seconds) for part in found]
     return found
+
+
+def training(name: str, work: Path, preset: str, recipe: str, seed: int = 0, n: int = 500) -> list[Part]:
+    """List a training of a whole stack and its report card."""
+    run = str(work / name.replace(" ", "-"))
+    train = [*CLI, "train", "all", "--preset", preset, "--recipe", recipe, "--seed", str(seed), "--out", run]
+    card = [*CLI, "evaluate", run, "-n", str(n), "--json"]
+    return [Part(f"train {name}", train, 300), Part(f"card {name}", card, 100, {}, name)]
 
 
 def run(part: Part, log, left: float) -> dict:
@@ -226,14 +207,13 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, (args.out / "log.txt").open("w") as log:
         work = Path(folder)
-        for part in wanted(parts(args.out, work, args.smoke), args.only):
+        for part in wanted(parts(work, args.smoke), args.only):
             left = TOTAL_SECONDS - (time.perf_counter() - started)
             results["parts"][part.name] = run(part, log, left)
             (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
             print(f"{part.name}: {results['parts'][part.name]['state']}", flush=True)
-        if (work / "full").is_dir():
-            for path in (work / "full").glob("*.safetensors"):
-                shutil.copy(path, args.out)
+        for path in (work / "full").glob("*.safetensors"):
+            shutil.copy(path, args.out)
     states = [result["state"] for result in results["parts"].values()]
     print(f"{states.count('done')} of {len(states)} parts done; figures in {args.out / 'results.json'}")
     return 0 if all(state == "done" for state in states) else 1
