@@ -286,7 +286,7 @@ def text_diff(
 @torch.no_grad()
 def compose(
     pipe: MiniDalle,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Sequence[str]],
     number: int = 1,
     num_steps: int = STEPS,
     guidance_scale: float = 1.25,
@@ -301,7 +301,7 @@ def compose(
 
     Args:
         pipe: the system, with the diffusion prior.
-        prompts: captions of one and the same picture, one or more.
+        prompts: captions of one and the same picture, one or more; each may be a list with one for each picture.
         number: of pictures.
         num_steps: of the decoder.
         guidance_scale, prior_guidance_scale: of the decoder, and of each caption in the prior.
@@ -313,7 +313,10 @@ def compose(
     need_diffusion(pipe, "Composing")
     number = whole_number(number, "The number of pictures", 1, MAX_PICTURES)
     check_noise(generator, number)
-    z_image = compose_z(pipe, pipe.captions(texts(prompts, "The prompt")), number, prior_guidance_scale, generator)
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError("There is nothing to compose: give a list of captions.")
+    text = pipe.encode([one for prompt in prompts for one in captions_of(pipe, prompt, number)])
+    z_image = compose_z(pipe, text, number, prior_guidance_scale, generator)
     size = pipe.decoder.config.unet.image_size
     noise = draw_noise(z_image.new_empty(number, 3, size, size), generator)
     model = conditioned(pipe, z_image, guidance_scale=guidance_scale)
@@ -321,23 +324,30 @@ def compose(
 
 
 def compose_z(
-    pipe: MiniDalle, captions: list[str], number: int, guidance_scale: float, generator: Noise
+    pipe: MiniDalle, text: TextEncoding, number: int, guidance_scale: float, generator: Noise
 ) -> torch.Tensor:
-    """Find z_image (number, D), unit norm, that fit all of some captions, by the sum of the prior's arrows."""
-    scale, count = finite_number(guidance_scale, "prior_guidance_scale"), len(captions)
-    text = pipe.encode([*captions, ""])  # the last is hidden
-    rows = text.repeat(number)  # a a b b, for two pictures
-    hide = torch.arange((count + 1) * number, device=pipe.device) >= count * number
+    """Find z_image that fit several captions each, by the sum of the prior's arrows.
+
+    Args:
+        pipe: the system, with the diffusion prior.
+        text: the first caption of each picture, then the second of each, and so on: (captions * number, ...).
+        number: of pictures.
+        guidance_scale: of each caption.
+        generator: of the noise.
+
+    Returns: (number, D), unit norm.
+    """
+    scale, count = finite_number(guidance_scale, "prior_guidance_scale"), len(text.z_text) // number
+    rows = text.map(lambda x: torch.cat([x, x[:number]]))  # the last are hidden
+    hide = torch.arange(len(rows.z_text), device=pipe.device) >= count * number
 
     def predict(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        out = pipe.prior(z_t.repeat(count + 1, 1, 1), t.repeat(count + 1), rows, hide)
-        *conds, uncond = out.chunk(count + 1)
+        *conds, uncond = pipe.prior(z_t.repeat(count + 1, 1, 1), t.repeat(count + 1), rows, hide).chunk(count + 1)
         return uncond + sum(scale * (cond - uncond) for cond in conds)
 
-    like = text.z_text.new_empty(number, NUM_CANDIDATES, text.z_text.shape[1])
-    noise = draw_noise(like, generator)
+    noise = draw_noise(text.z_text.new_empty(number, NUM_CANDIDATES, text.z_text.shape[1]), generator)
     loop = ddpm_sample_loop(pipe.prior_diffusion, predict, noise, PRIOR_STEPS, False, generator)
-    middle = F.normalize(text.z_text[:-1].sum(0), dim=0).expand(number, -1)  # its cosine grows with the sum of all
+    middle = F.normalize(text.z_text.view(count, number, -1).sum(0), dim=-1)  # near it, the cosines add up to most
     return choose_candidate(F.normalize(last(loop).float(), dim=-1), middle, CANDIDATE_MARGIN)
 
 
@@ -360,15 +370,19 @@ def checked_images(pipe: MiniDalle, images: torch.Tensor) -> torch.Tensor:
 
 
 def encoded(pipe: MiniDalle, prompts: str | Sequence[str], number: int) -> TextEncoding:
-    """Encode one prompt for all pictures, or one for each.
+    """Encode one prompt for all pictures, or one for each."""
+    return pipe.encode(captions_of(pipe, prompts, number))
+
+
+def captions_of(pipe: MiniDalle, prompts: str | Sequence[str], number: int) -> list[str]:
+    """Bring one prompt for all pictures, or one for each, into the words that the models know.
 
     Raises: ValueError: when a prompt is not understood, or there is another number of them.
     """
     captions = pipe.captions(texts(prompts, "The prompt"))
     if len(captions) not in (1, number):
         raise ValueError(f"There are {len(captions)} prompts and {number} pictures: give one, or one for each.")
-    text = pipe.encode(captions)
-    return text if len(captions) == number else text.repeat(number)
+    return captions if len(captions) == number else captions * number
 
 
 def share_of(value: float, what: str) -> float:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from minidalle.ar_prior import AutoregressivePrior
 from minidalle.clip import CLIP, contrastive_loss
 from minidalle.data.batches import Batch
 from minidalle.diffusion import GaussianDiffusion
@@ -125,7 +126,8 @@ def ar_prior_loss(
     Paper: sec. 2.2. We differ: an answer is blurred over the buckets beside it (Imani and White 2018, sec. 3).
     """
     z_image, text = embed(clip, batch)
-    buckets = getattr(model, "module", model).quantize(z_image, text.z_text)  # of a wrapped model, what it wraps
+    inner = next(part for part in model.modules() if isinstance(part, AutoregressivePrior))  # it may be wrapped
+    buckets = inner.quantize(z_image, text.z_text)
     hide_text = draw_mask(batch, config.p_drop_text, generator)
     logits = model(buckets[:, :-1], text, hide_text).float()  # (B, 1 + M, num_buckets)
     return F.cross_entropy(logits.flatten(0, 1), blurred_answers(buckets, logits.shape[-1], config.blur).flatten(0, 1))

@@ -166,6 +166,15 @@ def test_what_is_no_folder_is_told_so(source, tmp_path, monkeypatch):
     assert str(error.value).isprintable() and len(str(error.value)) < 400
 
 
+def test_weights_that_were_installed_come_before_those_of_a_checkout(tmp_path, monkeypatch):
+    folders = [tmp_path / root / "tiny" for root in ("installed", "checkout")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "clip.safetensors").touch()
+    monkeypatch.setattr(checkpoint, "SHIPPED", tuple(folder.parent for folder in folders))
+    assert find_folder("tiny") == folders[0]
+
+
 NESTED = "[" * 200_000 + "]" * 200_000
 
 

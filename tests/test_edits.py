@@ -141,14 +141,15 @@ def test_strength_tells_how_far_from_its_z_image_a_picture_may_go(pipe):
 def test_one_caption_composed_is_what_the_prior_draws_of_it(pipe):
     text = pipe.encode([PROMPT]).repeat(3)
     expected = pipe.sample_prior(text, generator=noise())
-    composed = compose_z(pipe, [PROMPT], 3, 1.5, noise())
+    composed = compose_z(pipe, text, 3, 1.5, noise())
     torch.testing.assert_close(composed, expected, atol=1e-3, rtol=0)
 
 
 def test_a_caption_composed_with_itself_counts_twice(pipe):
     """u + s (c - u) + s (c - u) is guidance by 2 s."""
-    expected = pipe.sample_prior(pipe.encode([PROMPT]).repeat(2), guidance_scale=3.0, generator=noise())
-    torch.testing.assert_close(compose_z(pipe, [PROMPT, PROMPT], 2, 1.5, noise()), expected, atol=1e-3, rtol=0)
+    text = pipe.encode([PROMPT]).repeat(2)
+    expected = pipe.sample_prior(text, guidance_scale=3.0, generator=noise())
+    torch.testing.assert_close(compose_z(pipe, text.tile(2), 2, 1.5, noise()), expected, atol=1e-3, rtol=0)
 
 
 def test_pictures_of_several_captions_depend_on_each_of_them_and_not_on_their_batch(pipe):
@@ -156,6 +157,9 @@ def test_pictures_of_several_captions_depend_on_each_of_them_and_not_on_their_ba
     assert drawn.shape == (2, 3, 16, 16) and drawn.abs().max() <= 1
     alone = compose(pipe, [PROMPT, "a shape on the left"], 1, 2, generator=[noise(1)])
     torch.testing.assert_close(drawn[1:], alone, atol=1e-3, rtol=1e-3)
+    each = compose(pipe, [[PROMPT, "a ring"], "a shape on the left"], 2, 2, generator=[noise(0), noise(1)])
+    torch.testing.assert_close(each[:1], drawn[:1], atol=1e-3, rtol=1e-3)
+    assert (each[1] - drawn[1]).abs().max() > 1e-3
     other = compose(pipe, [PROMPT, "a shape on the right"], 2, 2, generator=[noise(0), noise(1)])
     assert (drawn - other).abs().max() > 1e-3
 
@@ -217,7 +221,9 @@ def test_words_that_are_unknown_and_captions_that_say_the_same_are_refused(pipe)
         (lambda pipe: interpolate(pipe, *pictures().split(1), 3, "straight"), '"straight" is no way to treat x_T'),
         (lambda pipe: interpolate(pipe, pictures(), pictures(), 3), "2 and 2 pictures were given"),
         (lambda pipe: variations(pipe, pictures(), 2, 1.0, 2, [noise()]), "1 generators and 4"),
-        (lambda pipe: compose(pipe, []), "The prompt is an empty list"),
+        (lambda pipe: compose(pipe, []), "There is nothing to compose"),
+        (lambda pipe: compose(pipe, PROMPT), "There is nothing to compose: give a list of captions"),
+        (lambda pipe: compose(pipe, [PROMPT, [PROMPT] * 3], 2), "3 prompts and 2 pictures"),
         (lambda pipe: compose(pipe, [PROMPT, ""]), "The prompt is empty"),
         (lambda pipe: invert(pipe, pictures(), 1), "cannot be run backwards in 1 step"),
     ],

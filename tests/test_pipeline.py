@@ -316,7 +316,7 @@ def test_a_stack_draws_two_objects_only_if_all_of_it_has_learned_to(tmp_path, ki
 
 
 def test_a_stack_of_a_world_without_a_grammar_takes_prompts_as_they_are(tmp_path):
-    world = {"name": "emoji"}
+    world = {"name": "minerals"}
     pipe = stack(tmp_path, dict.fromkeys(("clip", "prior", "decoder"), world))
     assert pipe.rephrase is None and draw(pipe, "a big disc").captions == ["a big disc"]
 

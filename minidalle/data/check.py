@@ -87,10 +87,16 @@ def hints(report: dict) -> list[str]:
             f"{report['pictures']} pictures are few: the decoder comes to know them by heart. Compare what it draws "
             "with the nearest training picture, and judge by held-out captions."
         )
-    if report["held out by"] == "picture":
+    if not report["held out"]:
         said.append(
-            f"There are {report['different captions']} different captions, so pictures are held out whose captions occur "
-            "in training: the checks say nothing of new captions."
+            "Of fewer than ten pictures none is held out: nothing can be said of captions that were never seen."
+        )
+    if report["different captions"] == 1:
+        said.append("All captions are the same: text cannot steer what is drawn.")
+    elif report["held out by"] == "picture":
+        said.append(
+            f"There are {report['different captions']} different captions, so pictures are held out whose captions "
+            "occur in training: the checks say nothing of new captions."
         )
     if report["words that occur once"] > RARE_SHARE * report["words"]:
         said.append(

@@ -130,7 +130,7 @@ def find_format(path: Path) -> tuple[Format, list[Path]]:
     if any(Path(name).stem in texts for name in pictures):
         return SIDECARS, [path]
     files = sorted(path.glob(JSON.markers[0]))
-    if pictures and len(files) == 1:
+    if pictures and len(files) == 1 and holds_captions(files[0]):
         return JSON, files
     packed = [name for name in there if name.lower().endswith(PACKED)]
     found = (
@@ -148,6 +148,14 @@ def is_table(path: Path) -> bool:
     except (ValueError, OSError):
         return False
     return True
+
+
+def holds_captions(path: Path) -> bool:
+    """Tell whether a file of JSON can be read as captions."""
+    try:
+        return next(read_json(path, Damage()), None) is not None
+    except (ValueError, OSError):
+        return False
 
 
 def gather(root: Path, kind: Format, files: list[Path], damage: Damage) -> Iterator[Record]:

@@ -89,8 +89,8 @@ class Pictures:
         usable = self.usable(self.training, image_size)
         if len(usable) < MIN_PICTURES:
             raise ValueError(
-                f"{self.listing.path} has {len(usable)} pictures to train on; {MIN_PICTURES} or more were expected. "
-                f"Skipped: {self.damage(image_size).summary()}."
+                f"{self.listing.path} has {len(usable)} pictures to train on; {MIN_PICTURES} or more were expected "
+                f"(skipped: {self.damage(image_size).summary()})."
             )
         return PictureSource(self, self.decoded(image_size), np.array(usable), seed)
 

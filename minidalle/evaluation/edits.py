@@ -5,7 +5,6 @@ show, so that one wrong fact makes a miss.
 """
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -235,8 +234,8 @@ def composing(pipe: MiniDalle, n: int = 300, seed: str = "composing") -> dict[st
         halves = [divided(description, rng) for description in whole]
 
         def compose(part: slice, noise: list, halves=halves) -> torch.Tensor:
-            pairs = zip(halves[part], noise, strict=True)
-            return torch.cat([edits.compose(pipe, [write(d) for d in two], 1, 8, generator=[g]) for two, g in pairs])
+            prompts = [[write(description) for description in side] for side in zip(*halves[part], strict=True)]
+            return edits.compose(pipe, prompts, len(noise), 8, generator=noise)
 
         def one_caption(part: slice, noise: list, whole=whole) -> torch.Tensor:
             return pipe([write(description) for description in whole[part]], generator=noise).tensor
@@ -265,15 +264,7 @@ def divided(description: Description, rng: random.Random) -> tuple[Description, 
             return made[0], made[1]
 
 
-def edit_card(pipe: MiniDalle, n: int = 300, seed: str = "edits") -> dict:
-    """Measure all edits of a system with the diffusion prior: rates, and the seconds that each took."""
-    card: dict = {"n": n}
-    measures = {
-        "inversion": inversion, "variation": variation, "text diffs": text_diffs, "inpainting": painting,
-        "search": searching, "composing": composing,
-    }  # fmt: skip
-    for name, measure in measures.items():
-        started = time.perf_counter()
-        card[name] = measure(pipe, n, f"{seed}/{name}")
-        card[name]["seconds"] = round(time.perf_counter() - started, 1)
-    return card
+MEASURES = {
+    "inversion": inversion, "variation": variation, "text diffs": text_diffs, "inpainting": painting,
+    "search": searching, "composing": composing,
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Every exercise, through the grader itself: other right answers keep their points, wrong ones lose theirs and no others."""
+"""Every exercise through the grader itself: right answers keep their points, wrong ones lose theirs and no others."""
 
 import re
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Variant:
 
 
 def variants(lesson: str) -> list[Variant]:
-    """Read the answers of a lesson: each has a line that says which exercise, right or wrong with its points, and why."""
+    """Read the answers of a lesson: a line says of which exercise, right or wrong with its points, and why."""
     text = (Path(__file__).parent / "exercises" / f"{lesson}.txt").read_text(encoding="utf-8")
     heads = list(HEAD.finditer(text))
     ends = [head.start() for head in heads[1:]] + [len(text)]

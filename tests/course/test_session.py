@@ -162,6 +162,11 @@ def test_theory_says_what_knowing_nothing_costs(shipped):
     assert decoder > 0 and torch.equal(state, torch.get_rng_state())
 
 
+def test_what_knowing_nothing_costs_is_a_mean_over_steps(shipped, monkeypatch):
+    monkeypatch.setattr(session, "StageLoss", lambda *_: lambda answer, step: torch.tensor(float(step + 1)))
+    assert list(session.theory_lines("upsampler", shipped, torch.device("cpu")).values()) == [2.5]
+
+
 class Handle:
     """Stands for what Jupyter gives to change a picture."""
 

@@ -64,12 +64,13 @@ def test_a_second_time_nothing_is_decoded(listing, tmp_path, decodings):
 
 
 @pytest.mark.parametrize("change", ["pixels", "caption", "new picture", "size"])
-def test_what_has_changed_is_decoded_anew(change, listing, tmp_path, decodings):
-    before = decoded(listing, 8, tmp_path / "cache")
+def test_what_has_changed_is_decoded_anew(change, tmp_path, decodings):
+    (metadata_jsonl(tmp_path / "data") / "0.png").write_bytes(picture("red").ljust(300, b"."))
+    before = decoded(read_collection(tmp_path / "data"), 8, tmp_path / "cache")
     decodings.clear()
     folder, size = tmp_path / "data", 8
     if change == "pixels":
-        (folder / "0.png").write_bytes(picture("white"))
+        (folder / "0.png").write_bytes(picture("white").ljust(300, b"."))  # of the same size
         os.utime(folder / "0.png", ns=(1, 1))  # a file system may have coarse times
     elif change == "caption":
         (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text().replace("lime", "green"))

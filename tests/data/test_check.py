@@ -53,6 +53,15 @@ def test_copies_are_named_and_a_held_out_one_is_a_leak(tmp_path):
     assert any("1 held-out pictures have a copy in training" in hint for hint in hints(report))
 
 
+def test_copies_that_are_all_held_out_are_no_leak(tmp_path):
+    folder = folder_of(tmp_path / "data", [f"caption {i}" for i in range(30)])
+    first, second, *_ = sorted(Pictures(folder).held_out)
+    (folder / f"{first}.png").write_bytes((folder / f"{second}.png").read_bytes())
+    assert sorted(Pictures(folder).held_out)[:2] == [first, second]  # captions decide, not pixels
+    report = report_of(folder)
+    assert len(report["copies"]) == 1 and report["held out with a copy in training"] == 0
+
+
 def test_what_is_wrong_is_named_and_what_has_no_caption_too(tmp_path):
     folder = metadata_jsonl(tmp_path / "data")
     (folder / "3.png").write_bytes(b"junk")
@@ -73,7 +82,16 @@ def test_each_hint_comes_where_it_holds(tmp_path):
     long = [" ".join(f"word{i}x{k}" for k in range(60)) for i in range(20)]
     said = " ".join(hints(report_of(folder_of(tmp_path / "long", long))))
     assert "1200 of 1200 words occur once" in said and "20 captions are longer" in said
-    enough = {"pictures": 5000, "held out by": "caption", "words that occur once": 10, "words": 100}
+    said = " ".join(hints(report_of(folder_of(tmp_path / "one", ["a cat"] * 9))))
+    assert "none is held out" in said and "All captions are the same" in said and "different captions" not in said
+    enough = {
+        "pictures": 5000,
+        "held out": 500,
+        "different captions": 5000,
+        "held out by": "caption",
+        "words that occur once": 10,
+        "words": 100,
+    }
     assert hints(enough | {"captions that are cut": 0, "held out with a copy in training": 0}) == []
 
 

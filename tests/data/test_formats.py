@@ -148,6 +148,7 @@ NOTHING = {
     "metadata without names": ({"metadata.csv": b"a,b\n1,2\n"}, "begins with 'a,b'; a line that names the columns"),
     "an index without pictures": ({"metadata.jsonl": b'{"file_name": "a.png", "text": "a"}'}, "1 x there is no such"),
     "JSON of something else": ({"captions.json": b'{"a": 1}'}, "holds no captions; COCO's form was expected"),
+    "JSON beside pictures": ({"a.json": b'{"a": 1}', "b.png": picture("red")}, "1 pictures without captions"),
     "a table of another kind of file": ({"a.parquet": b"junk"}, r"a\.parquet: write its pictures and captions as a"),
     "JSON that is none": ({"captions.json": b"{"}, "is no JSON"),
 }

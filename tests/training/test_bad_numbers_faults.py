@@ -194,6 +194,13 @@ def stopped_state(path: Path) -> dict:
     return checkpoint.load(path, "training")
 
 
+def test_after_a_resume_it_is_the_resumed_state_that_is_kept(tmp_path):
+    path = tmp_path / "a.safetensors"
+    step = stopped_state(path)[1]["step"]
+    with pytest.raises(TrainingError, match=rf"not finite at step 9; step {step} is kept in .*a\.safetensors"):
+        fit(toy(), spoilt("loss", 9), RECIPE, state_path=path, resume=True, progress=False)
+
+
 @pytest.mark.parametrize("group", ["model.", "averaged.", "optimizer.average.", "optimizer.exp_avg_sq."])
 @pytest.mark.parametrize("bad", BAD)
 def test_a_state_that_holds_a_bad_number_is_refused_and_never_written(tmp_path, group, bad):

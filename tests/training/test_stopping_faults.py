@@ -61,8 +61,10 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Put back the handlers of signals, whatever a test does."""
+    """Begin with the usual handlers of signals, and put back those that were there, whatever a test does."""
     before = {s: signal.getsignal(s) for s in SIGNALS}
+    for s in SIGNALS:  # nohup, for one, has SIGHUP ignored
+        signal.signal(s, signal.default_int_handler if s == signal.SIGINT else signal.SIG_DFL)
     yield
     for s, handler in before.items():
         signal.signal(s, handler)

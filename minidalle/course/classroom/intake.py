@@ -125,15 +125,14 @@ def opened(path: PurePosixPath, data: bytes, top: bool = False, depth: int = 0) 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
-            members = [m for m in members if not any(map(IGNORED.match, PurePosixPath(m.filename).parts))]
+            members = [m for m in members if not any(map(IGNORED.match, parts_of(m)))]
             if len(members) > MAX_MEMBERS or sum(m.file_size for m in members) > MAX_ARCHIVE:
                 yield path, None, "the archive holds more than submissions do"
                 return
             for member in members:
-                parts = [p for p in PurePosixPath(member.filename.replace("\\", "/")).parts if p not in ("/", "..")]
                 with archive.open(member) as file:
                     content = file.read(MAX_BYTES + 1)
-                name = inside.joinpath(*parts)
+                name = inside.joinpath(*parts_of(member))
                 if len(content) > MAX_BYTES:
                     yield name, None, "it is larger than a notebook may be"
                 elif depth < 2:
@@ -148,15 +147,21 @@ def opened(path: PurePosixPath, data: bytes, top: bool = False, depth: int = 0) 
         yield path, None, f"the archive cannot be opened ({type(error).__name__})"
 
 
+def parts_of(member: zipfile.ZipInfo) -> list[str]:
+    """Give the folders and the name of a member, none of which leads out of the archive."""
+    return [part for part in PurePosixPath(member.filename.replace("\\", "/")).parts if part not in ("/", "..")]
+
+
 def without_common_folder(files: list[File], lessons: dict[str, Lesson]) -> list[File]:
-    """Leave out folders that hold all submissions and name no student."""
-    while files:
-        tops = {path.parts[0] for path, *_ in files if path.parts}
-        below = {path.parts[1] for path, *_ in files if len(path.parts) > 2}
-        common = len(tops) == 1 and len(below) > 1 and not any(is_lesson(name, lessons) for name in below)
-        if not common or MOODLE.match(min(tops)):
+    """Leave out the folders around all submissions: those above the first level that holds several, one a student."""
+    depth = 0
+    while files and all(len(path.parts) > depth + 1 for path, *_ in files):
+        names = {path.parts[depth] for path, *_ in files}
+        if any(MOODLE.match(name) or is_lesson(name, lessons) for name in names):
             return files
-        files = [(PurePosixPath(*path.parts[1:]), data, fault) for path, data, fault in files]
+        if len(names) > 1:
+            return [(PurePosixPath(*path.parts[depth:]), data, fault) for path, data, fault in files]
+        depth += 1
     return files
 
 

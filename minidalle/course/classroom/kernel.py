@@ -139,7 +139,9 @@ def student(reports, calls, namespace: dict, level: str, home: str, number: int)
         os.closerange(3, 50)
         os.closerange(52, 4096)
         sandbox.enter(level, sandbox.Limits(**limits), home, number)
-        serve(socket.socket(fileno=50), socket.socket(fileno=51), namespace, limits["seconds"])
+        reports = socket.socket(fileno=50)
+        send(reports, {"inside": True})
+        serve(reports, socket.socket(fileno=51), namespace, limits["seconds"])
         code = 0
     except ClosedError:
         code = 0

@@ -110,15 +110,10 @@ def hand_in(lesson: Lesson) -> list[dict]:
 def checksum(cell: dict, source: str) -> str:
     """Compute nbgrader's sum of a cell, by which it tells whether a student changed it."""
     marks = graded(cell)
-    parts = [source, cell["cell_type"], str(marks["grade_id"]) if marks["grade"] or marks["solution"] else ""]
-    total = hashlib.md5(usedforsecurity=False)
-    total.update(parts[0].encode())
-    total.update(parts[1].encode())
-    if marks["grade"]:
-        total.update(str(float(marks["points"])).encode())
-    if parts[2]:
-        total.update(parts[2].encode())
-    return total.hexdigest()
+    locked = not marks["solution"] and (marks["grade"] or marks.get("locked", False))
+    parts = [source, cell["cell_type"], str(marks["grade"]), str(marks["solution"]), str(locked), marks["grade_id"]]
+    parts += [str(float(marks["points"]))] if marks["grade"] else []
+    return hashlib.md5("".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def release(

@@ -79,10 +79,10 @@ def choose(exercise: Exercise, cells: list[dict], used: set[int], found: Answers
     if by_name:
         found.damaged.add(exercise.name)
         found.notes.append(f"{exercise.title}: the cell had lost its mark and was found by what it defines.")
-    if len({normal(source_of(cells[i])) for i in own}) < len(own) or len(own) > 1:
+    if len({*own, *marked}) > 1:
         found.damaged.add(exercise.name)
         which = "the last one that was written counts" if len(written) > 1 else "the one that was written counts"
-        found.notes.append(f"{exercise.title}: its cell is there {len(own)} times; {which}.")
+        found.notes.append(f"{exercise.title}: its cell is there {len({*own, *marked})} times; {which}.")
     if not is_code(cells[written[-1]]):
         found.damaged.add(exercise.name)
         found.notes.append(f"{exercise.title}: its cell had become text and was taken as code again.")

@@ -42,7 +42,7 @@ class Limits:
     """What one student's process may use.
 
     Args:
-        seconds: of one answer or one cell.
+        seconds: of a processor's time for one answer or one cell; a clock gives it four times as many.
         memory: bytes beside what the lesson takes.
         disk: bytes in its home.
         processes: at once, threads included.
@@ -52,6 +52,11 @@ class Limits:
     memory: int = 2 << 30
     disk: int = 64 << 20
     processes: int = 64
+
+    @property
+    def patience(self) -> float:
+        """Give the seconds by the clock: a busy machine must not cost marks."""
+        return 4 * self.seconds
 
 
 def libc():

@@ -17,6 +17,7 @@ from minidalle.course.classroom.slices import needed, slice_of
 from minidalle.course.classroom.wire import ClosedError, WireError, receive, send
 
 GRACE = 10.0  # seconds beyond its limit, after which a process that does not listen is ended
+START_SECONDS, STARTS = 60.0, 3  # a copy of a process with threads may, once in ten thousand, never begin
 LESSON_SECONDS = 1800.0
 
 
@@ -128,21 +129,33 @@ class StudentProcess:
 
     def __init__(self, kernel: Kernel, cells: list[tuple[str, str]], limits: Limits):
         self.kernel, self.limits = kernel, limits
+        self.faults: dict[str, list] = {}
+        self.ended_in: str | None = None
+        for attempt in range(STARTS):
+            if self._begin():
+                break
+            if attempt + 1 < STARTS:
+                self.close()
+        self._run(cells)
+
+    def _begin(self) -> bool:
+        """Start the process; False where it does not get inside its fence."""
         self.leash, leash = socket.socketpair()
         self.reports, reports = socket.socketpair()
         self.calls, calls = socket.socketpair()
-        self.theirs = [leash, reports, calls]
-        kernel.fork(STUDENT, self.theirs)
-        self.faults: dict[str, list] = {}
-        self.ended_in: str | None = None
-        self._start(cells)
+        self.kernel.fork(STUDENT, [leash, reports, calls])
+        self.reports.settimeout(START_SECONDS)
+        try:
+            send(self.reports, asdict(self.limits))
+            return "inside" in receive(self.reports)[0]
+        except (WireError, TimeoutError):
+            return False
 
-    def _start(self, cells: list[tuple[str, str]]) -> None:
+    def _run(self, cells: list[tuple[str, str]]) -> None:
         """Have the cells run, and note what each says, or in which the process ends."""
         began = None
         try:
-            self.reports.settimeout(self.limits.seconds + GRACE)
-            send(self.reports, asdict(self.limits))
+            self.reports.settimeout(self.limits.patience + GRACE)
             send(self.reports, {"cells": cells})
             while True:
                 body, _ = receive(self.reports)
@@ -168,12 +181,12 @@ class StudentProcess:
             "values": exercise.values,
             "blocks": [(block.part, block.hidden, block.source) for block in exercise.blocks],
             "seed": seed,
-            "seconds": self.limits.seconds + GRACE / 2,
+            "seconds": self.limits.patience + GRACE / 2,
         }
         try:
             self.kernel.fork(MARKER, [theirs, self.calls.dup()])
             send(ours, order)
-            ours.settimeout(self.limits.seconds + GRACE)
+            ours.settimeout(self.limits.patience + GRACE)
             return receive(ours)[0]["verdicts"]
         except TimeoutError:
             return {"": {"status": "timed out", "reason": "The answer takes too long."}}

@@ -10,6 +10,7 @@ import signal
 import socket
 import traceback
 
+from minidalle.course.classroom.sandbox import Limits
 from minidalle.course.classroom.wire import ClosedError, Peer, receive, send
 
 NAME = "<answer {}>"  # of a cell, in a traceback
@@ -40,7 +41,8 @@ def serve(reports: socket.socket, calls: socket.socket, namespace: dict, seconds
     lesson = dict(namespace)
     order, _ = receive(reports)
     builtins.get_ipython = NoIPython
-    signal.signal(signal.SIGALRM, too_long)
+    for each in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(each, too_long)
     for name, source in order["cells"]:
         send(reports, {"began": name})
         fault = None
@@ -79,10 +81,12 @@ class Answering(Peer):
 @contextlib.contextmanager
 def limited(seconds: float):
     """Raise TooLong in what runs longer; where it does not listen, the grader ends the process."""
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, Limits(seconds).patience, 1.0)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
