@@ -29,7 +29,9 @@ def add_data(sub: argparse.ArgumentParser) -> None:
     check.add_argument("--recipe", default="quick", help="quick or full (default %(default)s)")
     check.add_argument("--device", help="of the estimate; the best that is there when not given")
     check.add_argument("--json", action="store_true", help="print JSON, with all names")
-    emoji = kinds.add_parser("emoji", help="draw every emoji of a colour font, with its name, as an image folder")
+    emoji = kinds.add_parser(
+        "emoji", help="draw every emoji of a colour font that has a name, as the emoji world has them"
+    )
     emoji.set_defaults(run=emoji_command)
     for name, what in (("font", "a colour font"), ("names", "names of the emoji (CLDR)"), ("out", "folder to write")):
         emoji.add_argument(f"--{name}", type=path, required=True, help=what)
@@ -45,9 +47,9 @@ def check_command(args: argparse.Namespace) -> None:
 
 def emoji_command(args: argparse.Namespace) -> None:
     """Draw the emoji of a font."""
-    from minidalle.data.emoji_font import main_build
+    from minidalle.data.emoji_font import write_emoji
 
-    print(f"Drew {main_build(args.font, args.names, args.out)} emoji into {args.out}.")
+    print(f"Drew {write_emoji(args.font, args.names, args.out)} emoji into {args.out}.")
 
 
 def quiet(line: str) -> None:

@@ -22,7 +22,7 @@ COMPONENTS = "".join(map(chr, (*range(0x1F3FB, 0x1F400), *range(0x1F9B0, 0x1F9B4
 MAX_NAMES = 32 * 2**20  # bytes of a file of names
 
 
-def main_build(font: Path, names: Path, out: Path, size: int = 32) -> int:
+def write_emoji(font: Path, names: Path, out: Path, size: int = 32) -> int:
     """Draw every emoji of a font that has a name, and write the set.
 
     Args:

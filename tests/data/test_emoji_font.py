@@ -8,7 +8,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from minidalle.data.emoji import EmojiSet
-from minidalle.data.emoji_font import main_build, read_names
+from minidalle.data.emoji_font import write_emoji, read_names
 
 FACE, PIZZA, APPLE, TWIN = "\N{GRINNING FACE}", "\N{SLICE OF PIZZA}", "\N{RED APPLE}", "\N{GREEN APPLE}"
 NAMES = {FACE: "grinning face", PIZZA: "pizza", APPLE: "red apple", TWIN: "green apple", "#": "hash sign", "q": "q"}
@@ -58,7 +58,7 @@ def names(tmp_path) -> Path:
 
 
 def test_a_set_is_drawn_in_colour_with_its_names(tmp_path, font, names):
-    assert main_build(font, names, tmp_path / "out", size=16) == 3  # of four: two are the same picture
+    assert write_emoji(font, names, tmp_path / "out", size=16) == 3  # of four: two are the same picture
     emojis = EmojiSet(tmp_path / "out")
     assert [emoji.name for emoji in emojis.emojis] == ["red apple", "pizza", "grinning face"]
     assert emojis.emojis[0].also == ("green apple",) and emojis.emojis[1].keywords == ("pizza", "thing")
@@ -68,7 +68,7 @@ def test_a_set_is_drawn_in_colour_with_its_names(tmp_path, font, names):
 
 
 def test_pictures_stand_in_the_middle(tmp_path, font, names):
-    main_build(font, names, tmp_path / "out", size=32)
+    write_emoji(font, names, tmp_path / "out", size=32)
     dark = EmojiSet(tmp_path / "out").images([0])[0].amin(0) < 0
     rows, columns = dark.any(1).nonzero().flatten(), dark.any(0).nonzero().flatten()
     assert abs(int(rows[0] + rows[-1]) - 31) <= 2 and abs(len(rows) - len(columns)) <= 1
@@ -85,16 +85,16 @@ def test_a_file_of_other_things_is_no_list_of_names(tmp_path, content):
 
 def test_what_cannot_be_used_is_named(tmp_path, font, names):
     with pytest.raises(ValueError, match="holds no file annotations"):
-        main_build(font, tmp_path / "out", tmp_path / "out")
+        write_emoji(font, tmp_path / "out", tmp_path / "out")
     (tmp_path / "no.ttf").write_bytes(b"no font")
     for path in (tmp_path / "no.ttf", tmp_path / "missing.ttf"):
         with pytest.raises(ValueError, match=f"{path.name} cannot be used as a colour font"):
-            main_build(path, names, tmp_path / "out")
+            write_emoji(path, names, tmp_path / "out")
     with pytest.raises(ValueError, match="size of the pictures"):
-        main_build(font, names, tmp_path / "out", size=4096)
+        write_emoji(font, names, tmp_path / "out", size=4096)
     (names / "en" / "annotations.json").write_text(json.dumps({"annotations": {"annotations": {"q": {"tts": ["q"]}}}}))
     with pytest.raises(ValueError, match="draws none of the 1 named emoji in colour"):
-        main_build(font, names, tmp_path / "out")
+        write_emoji(font, names, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
