@@ -29,9 +29,7 @@ def add_data(sub: argparse.ArgumentParser) -> None:
     check.add_argument("--recipe", default="quick", help="quick or full (default %(default)s)")
     check.add_argument("--device", help="of the estimate; the best that is there when not given")
     check.add_argument("--json", action="store_true", help="print JSON, with all names")
-    emoji = kinds.add_parser(
-        "emoji", help="draw every emoji of a colour font that has a name, as the emoji world has them"
-    )
+    emoji = kinds.add_parser("emoji", help="draw every emoji of a colour font that has a name")
     emoji.set_defaults(run=emoji_command)
     for name, what in (("font", "a colour font"), ("names", "names of the emoji (CLDR)"), ("out", "folder to write")):
         emoji.add_argument(f"--{name}", type=path, required=True, help=what)

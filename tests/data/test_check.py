@@ -156,7 +156,7 @@ def test_scenes_are_written_by_either_name(tmp_path, capsys):
 
 def test_emoji_are_drawn_by_their_own_module(tmp_path, monkeypatch):
     asked = []
-    module = SimpleNamespace(main_build=lambda font, names, out: asked.append((font, names, out)) or 7)
+    module = SimpleNamespace(write_emoji=lambda font, names, out: asked.append((font, names, out)) or 7)
     monkeypatch.setitem(sys.modules, "minidalle.data.emoji_font", module)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["data", "emoji", "--font", "a.ttf", "--names", "~/names.json", "--out", "out"]) == 0
