@@ -162,6 +162,10 @@ class BytePairTokenizer(Tokenizer):
         """Cut a caption into ids, however many, without the end token."""
         return self._core.encode(caption).ids
 
+    def rare_words(self, caption: str) -> list[str]:
+        """Name the words that take several tokens, since they were rare in the captions or never there."""
+        return [word for word in dict.fromkeys(split_words(caption)) if len(self.pieces(word)) > 1]
+
     def decode(self, tokens: torch.Tensor) -> list[str]:
         """Turn ids (B, L) back into captions, in lower case."""
         return [self._core.decode([i for i in row if i > END_ID]).strip() for row in tokens.tolist()]

@@ -127,6 +127,11 @@ def test_what_is_frequent_is_one_token_wherever_it_stands():
     assert len(PAIRS.pieces("zebra")) > 3
 
 
+def test_rare_words_are_those_that_no_token_stands_for():
+    assert PAIRS.rare_words("A red zebra, a blue zebra. On Mars") == ["zebra", "on", "mars"]
+    assert PAIRS.rare_words("a green square") == PAIRS.rare_words("") == []
+
+
 def test_byte_pairs_merge_the_most_frequent_neighbours_first():
     """Sennrich et al. 2016, algorithm 1, by hand."""
     words = [[" ", *word] for caption in CAPTIONS for word in caption.split()]

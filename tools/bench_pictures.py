@@ -6,11 +6,14 @@ The folder is filled with JPEG files of noisy discs and deleted afterwards.
 """
 
 import argparse
+import contextlib
+import io
 import itertools
 import json
 import random
 import resource
 import shutil
+import tarfile
 import time
 from pathlib import Path
 
@@ -18,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from minidalle.data.pictures import Pictures
+from minidalle.device import pick_threads, threads
 
 BATCH = 128
 WORDS = "red green blue large small round bright dark near far old new smooth rough".split()
@@ -39,36 +43,57 @@ def make(folder: Path, number: int, side: int) -> None:
     (folder / "metadata.jsonl").write_text("\n".join(rows))
 
 
+def pack(folder: Path, shards: int) -> None:
+    """Move an image folder into archives, a picture and a text for each sample."""
+    with contextlib.ExitStack() as stack:
+        archives = [stack.enter_context(tarfile.open(folder / f"{k:05d}.tar", "w")) for k in range(shards)]
+        for i, line in enumerate((folder / "metadata.jsonl").read_text().splitlines()):
+            row, archive = json.loads(line), archives[i % shards]
+            archive.add(folder / row["file_name"], row["file_name"])
+            text, entry = row["text"].encode(), tarfile.TarInfo(row["file_name"].replace(".jpg", ".txt"))
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text))
+            (folder / row["file_name"]).unlink()
+    (folder / "metadata.jsonl").unlink()
+
+
 def peak_memory() -> float:
     """Give the most memory that this process has had, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def measure(folder: Path, size: int) -> None:
+    """Go through three epochs, and print how fast, and the memory."""
+    before, started = peak_memory(), time.perf_counter()
+    pictures = Pictures(folder / "pictures", cache=folder / "cache")
+    listed = time.perf_counter()
+    source = pictures.source(size, seed=0)
+    steps = len(pictures.training) // BATCH
+    times = [started]
+    for epoch in range(3):
+        for step in range(steps):
+            source.batch(epoch * steps + step, BATCH)
+        times.append(time.perf_counter())
+    rates = [steps * BATCH / (end - begin) for begin, end in itertools.pairwise(times)]
+    print(f"listed in {listed - started:.1f} s; pictures/s: {', '.join(f'{rate:,.0f}' for rate in rates)}")
+    print(f"second epoch: {rates[1] / rates[0]:.1f} times the first; MB: {before:.0f}, then {peak_memory():.0f}")
+
+
 def main() -> None:
-    """Make the folder, go through two epochs, and print what they took."""
+    """Make the folder, measure, and delete it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--side", type=int, default=256, help="pixels of the files")
     parser.add_argument("--size", type=int, default=32, help="pixels that they are brought to")
+    parser.add_argument("--shards", type=int, default=0, help="archives to pack them into; 0: an image folder")
     args = parser.parse_args()
     make(args.folder / "pictures", args.pictures, args.side)
+    if args.shards:
+        pack(args.folder / "pictures", args.shards)
     try:
-        before, started = peak_memory(), time.perf_counter()
-        pictures = Pictures(args.folder / "pictures", cache=args.folder / "cache")
-        listed = time.perf_counter()
-        source = pictures.source(args.size, seed=0)
-        steps = len(pictures.training) // BATCH
-        times = [started]
-        for epoch in range(3):
-            for step in range(steps):
-                source.batch(epoch * steps + step, BATCH)
-            times.append(time.perf_counter())
-        rates = [steps * BATCH / (end - begin) for begin, end in itertools.pairwise(times)]
-        print(f"listed in {listed - started:.1f} s; pictures/s: {', '.join(f'{rate:,.0f}' for rate in rates)}")
-        print(
-            f"second epoch {rates[1] / rates[0]:.1f} times the first; memory {before:.0f}, then {peak_memory():.0f} MB"
-        )
+        with threads(pick_threads()):
+            measure(args.folder, args.size)
     finally:
         shutil.rmtree(args.folder / "pictures")
         shutil.rmtree(args.folder / "cache", ignore_errors=True)

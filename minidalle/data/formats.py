@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from minidalle.checkpoint import brief
@@ -30,7 +31,12 @@ from minidalle.data.indices import (
 from minidalle.data.records import Damage, Record, clean_caption
 
 MAX_PICTURES = 2**20  # of a collection
+MAX_CAPTIONS = 2**23  # of one index
 MAX_PLACES = 100  # folders in which the pictures of one index are looked for
+
+
+class TooManyError(ValueError):
+    """More than can be held in memory."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,14 @@ def read_collection(path: Path) -> Listing:
     path = path.resolve()
     kind, files = find_format(path)
     root = path if path.is_dir() else path.parent.parent if path.parent.name == "annotations" else path.parent
-    records = list(in_shards(root, files, damage) if kind is SHARDS else gather(root, kind, files, damage))
+    found = in_shards(root, files, damage) if kind is SHARDS else gather(root, kind, files, damage)
+    records = list(islice(found, MAX_PICTURES + 1))
     if not records:
         raise ValueError(
             f"{path} is read as {kind.name} and holds no picture that can be used. Skipped: {damage.summary()}."
         )
     if len(records) > MAX_PICTURES:
-        raise ValueError(f"{path} holds {len(records)} pictures and at most {MAX_PICTURES} are read: split it.")
+        raise ValueError(f"{path} holds more than the {MAX_PICTURES} pictures that are read: split it.")
     return Listing(path, root, kind.name, records, damage)
 
 
@@ -144,16 +151,15 @@ def find_format(path: Path) -> tuple[Format, list[Path]]:
 def is_table(path: Path) -> bool:
     """Tell whether a file begins as a table of pictures and captions does."""
     try:
-        header_of(path)
+        return path.is_file() and bool(header_of(path))
     except (ValueError, OSError):
         return False
-    return True
 
 
 def holds_captions(path: Path) -> bool:
     """Tell whether a file of JSON can be read as captions."""
     try:
-        return next(read_json(path, Damage()), None) is not None
+        return path.is_file() and next(read_json(path, Damage()), None) is not None
     except (ValueError, OSError):
         return False
 
@@ -162,13 +168,10 @@ def gather(root: Path, kind: Format, files: list[Path], damage: Damage) -> Itera
     """Read the indices of a collection, and find the pictures that they name."""
     captions: dict[str, dict[str, None]] = {}  # of each picture, by its place below the root
     for index in files:
-        if index.is_symlink():
-            damage.add(index.name, "it is a link")
-            continue
         base = index if kind is SIDECARS else index.parent
         places = [base] if kind in (*AT_HOME, SIDECARS) else around(base, root)
         found: dict[str, str | None] = {}
-        for name, caption in kind.read(index, damage):
+        for name, caption in said_in(index, kind, damage, alone=len(files) == 1):
             try:
                 if name not in found:
                     found[name] = None  # a picture that cannot be used is named once
@@ -184,6 +187,26 @@ def gather(root: Path, kind: Format, files: list[Path], damage: Damage) -> Itera
             yield Record(file, tuple(said), file, 0, status.st_size, status.st_mtime_ns)
         except OSError as error:
             damage.add(file, reason(error))
+
+
+def said_in(index: Path, kind: Format, damage: Damage, alone: bool) -> Iterator[Said]:
+    """Read an index; one that is no index at all is damage, unless there is no other.
+
+    Raises: ValueError: when it is alone and cannot be used, or speaks of too many pictures.
+    """
+    try:
+        if kind is not SIDECARS and (index.is_symlink() or not index.is_file()):
+            raise ValueError(f"{index} is a link or no regular file: put the file itself there.")
+        for number, said in enumerate(kind.read(index, damage)):
+            if number >= MAX_CAPTIONS:
+                raise TooManyError(f"{index} has more than {MAX_CAPTIONS} captions, which is too many: split it.")
+            yield said
+    except TooManyError:
+        raise
+    except ValueError as error:
+        if alone:
+            raise
+        damage.add(index.name, reason(error))
 
 
 def around(base: Path, root: Path) -> list[Path]:

@@ -79,7 +79,7 @@ class Pictures:
             "captions": sum(len(record.captions) for record in self.records),
             "held_out": len(self.held_out),
             "flip": self.flip,
-            "fingerprint": hashlib.sha256(parts.encode()).hexdigest(),
+            "fingerprint": hashlib.sha256(parts.encode()).hexdigest()[:16],
         }
 
     def source(

@@ -137,6 +137,7 @@ def test_the_command_trains_on_a_folder_and_draws_what_it_was_never_taught(tmp_p
     assert "24 pictures, 2 of them held out by caption" in capsys.readouterr().out
     arguments = ["generate", "ein grünes Nilpferd", "--checkpoint", str(tmp_path / "run"), "--device", "cpu"]
     assert main([*arguments, "--steps", "1", "--out", str(tmp_path / "p.png")]) == 0
+    assert "so hardly followed: ein, grünes, nilpferd." in capsys.readouterr().out
     assert (tmp_path / "p.png").exists()
     assert main(["info", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert "words: any" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Every format: found by its markers, and all of it read; what is of no format is said to be none."""
 
 import json
+import os
 import shutil
 import tarfile
 
@@ -173,5 +174,35 @@ def test_a_path_that_is_no_collection_is_refused(name, tmp_path):
 
 def test_more_pictures_than_are_read_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("minidalle.data.formats.MAX_PICTURES", 10)
-    with pytest.raises(ValueError, match="holds 24 pictures and at most 10 are read: split it"):
+    with pytest.raises(ValueError, match="holds more than the 10 pictures that are read: split it"):
         read_collection(metadata_jsonl(tmp_path))
+
+
+def test_more_captions_than_are_read_are_refused_before_they_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("minidalle.data.formats.MAX_CAPTIONS", 30)
+    with pytest.raises(ValueError, match=r"metadata\.jsonl has more than 30 captions, which is too many: split it"):
+        read_collection(metadata_jsonl(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "captions.json", "a.token", "a.csv", "a.jsonl"])
+def test_an_index_that_is_a_pipe_is_refused_and_not_waited_for(name, tmp_path):
+    put(tmp_path, ["0.png"])
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=r"is a link or no regular file|1 pictures without captions"):
+        read_collection(tmp_path)
+
+
+def test_an_index_that_is_a_link_is_refused(tmp_path):
+    metadata_jsonl(tmp_path / "data")
+    (tmp_path / "data" / "metadata.jsonl").rename(tmp_path / "outside.jsonl")
+    (tmp_path / "data" / "metadata.jsonl").symlink_to(tmp_path / "outside.jsonl")
+    with pytest.raises(ValueError, match=r"metadata\.jsonl is a link or no regular file"):
+        read_collection(tmp_path / "data")
+
+
+def test_one_index_of_several_may_be_broken(tmp_path):
+    for part, header in (("train", "file_name,text"), ("test", "price,weight")):
+        (put(tmp_path / part, ["0.png"]) / "metadata.csv").write_text(f"{header}\n0.png,a red one\n")
+    found = read_collection(tmp_path)
+    assert [record.name for record in found.records] == ["train/0.png"]
+    assert "metadata.csv begins with 'price,weight'" in found.damage.summary()
