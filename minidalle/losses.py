@@ -33,9 +33,10 @@ class PriorLossConfig:
 
 @dataclass(frozen=True)
 class AutoregressivePriorLossConfig:
-    """What shapes the autoregressive prior's loss; the paper's own setting is blur 0."""
+    """What shapes the autoregressive prior's loss; the paper's own settings are p_drop_buckets 0, blur 0."""
 
     p_drop_text: float = 0.1  # share of captions that are hidden, sec. 2.2
+    p_drop_buckets: float = 0.5  # share of examples of which a random share of buckets is hidden, see ar_prior_loss
     blur: float = 1.0  # buckets by which each answer is blurred: neighbours are nearly right
 
 
@@ -73,6 +74,7 @@ class Share:
 
 
 Noise = torch.Generator | Share
+EVEN, NORMAL = (partial(draw, dtype=torch.float32) for draw in (torch.rand, torch.randn))  # whatever torch's default is
 
 
 def clip_loss(
@@ -123,13 +125,17 @@ def ar_prior_loss(
     """Learn to predict each bucket of a z_image from the caption and the buckets before it.
 
     Returns: the mean cross-entropy (); ln num_buckets for a uniform guess.
-    Paper: sec. 2.2. We differ: an answer is blurred over the buckets beside it (Imani and White 2018, sec. 3).
+    Paper: sec. 2.2. We differ: an answer is blurred over the buckets beside it (Imani and White 2018, sec. 3), and
+    buckets are hidden at random (Bowman et al. 2016, sec. 3.1), or the network would go by them and not by the caption.
     """
     z_image, text = embed(clip, batch)
     inner = next(part for part in model.modules() if isinstance(part, AutoregressivePrior))  # it may be wrapped
     buckets = inner.quantize(z_image, text.z_text)
     hide_text = draw_mask(batch, config.p_drop_text, generator)
-    logits = model(buckets[:, :-1], text, hide_text).float()  # (B, 1 + M, num_buckets)
+    shares = torch.rand(len(buckets), 1, generator=generator, device=generator.device).to(buckets.device)
+    shares = shares * draw_mask(batch, config.p_drop_buckets, generator)[:, None]
+    draws = torch.rand(buckets[:, :-1].shape, generator=generator, device=generator.device).to(buckets.device)
+    logits = model(buckets[:, :-1], text, hide_text, hide_buckets=draws < shares).float()  # (B, 1 + M, num_buckets)
     return F.cross_entropy(logits.flatten(0, 1), blurred_answers(buckets, logits.shape[-1], config.blur).flatten(0, 1))
 
 
@@ -155,7 +161,7 @@ def decoder_loss(
     much as a large one (a pseudo-Huber loss as in Song and Dhariwal 2023, sec. 3.3). Both are fields of the config.
     """
     z_image, text = embed(clip, batch)
-    u = rows_of(torch.rand, (len(z_image),), generator)
+    u = rows_of(EVEN, (len(z_image),), generator)
     t = (diffusion.num_timesteps * u**config.timestep_power).long().to(z_image.device)
     noise = draw_normal(batch.images, generator)
     hide_image = draw_mask(batch, config.p_drop_image, generator)
@@ -227,7 +233,7 @@ def prior_weights(diffusion: GaussianDiffusion, max_weight: float) -> torch.Tens
 
 def draw_normal(like: torch.Tensor, generator: Noise) -> torch.Tensor:
     """Draw standard normal noise of a tensor's shape, on its device."""
-    return rows_of(torch.randn, like.shape, generator).to(like.device)
+    return rows_of(NORMAL, like.shape, generator).to(like.device)
 
 
 def draw_integers(end: int, shape: Sequence[int], generator: Noise) -> torch.Tensor:
@@ -237,7 +243,7 @@ def draw_integers(end: int, shape: Sequence[int], generator: Noise) -> torch.Ten
 
 def draw_mask(batch: Batch, share: float, generator: Noise) -> torch.Tensor:
     """Draw for each example whether it belongs to a share: (B,) bool, on the batch's device."""
-    return (rows_of(torch.rand, (len(batch.images),), generator) < share).to(batch.images.device)
+    return (rows_of(EVEN, (len(batch.images),), generator) < share).to(batch.images.device)
 
 
 def rows_of(draw: Callable[..., torch.Tensor], shape: Sequence[int], generator: Noise) -> torch.Tensor:

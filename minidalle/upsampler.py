@@ -74,7 +74,7 @@ def shrink(images: torch.Tensor, factor: int) -> torch.Tensor:
 
 def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur pictures (B, C, H, W) with a Gaussian on 3 x 3 pixels; beyond the edge they go on as at the edge."""
-    row = torch.exp(-((torch.arange(3, device=images.device) - 1.0) ** 2) / (2 * sigma**2))
+    row = torch.exp(-((torch.arange(3, dtype=torch.float32, device=images.device) - 1) ** 2) / (2 * sigma**2))
     kernel = (row[:, None] * row / row.sum() ** 2).expand(images.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(images, [1] * 4, mode="replicate"), kernel, groups=images.shape[1])
 

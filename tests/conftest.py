@@ -15,9 +15,10 @@ import hypothesis
 import pytest
 import torch
 
+from minidalle.ar_prior import AutoregressivePriorConfig
 from minidalle.clip import CLIPConfig
 from minidalle.decoder import DecoderConfig
-from minidalle.losses import DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
+from minidalle.losses import AutoregressivePriorLossConfig, DecoderLossConfig, PriorLossConfig, UpsamplerLossConfig
 from minidalle.pipeline import MiniDalle
 from minidalle.prior import PriorConfig
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
@@ -52,6 +53,16 @@ MICRO = Preset(
         "prior": PriorConfig(
             context_length=TOKENIZER.context_length, embed_dim=16, text_width=16, width=16, depth=1, num_heads=2
         ),
+        "ar_prior": AutoregressivePriorConfig(
+            TOKENIZER.context_length,
+            embed_dim=16,
+            text_width=16,
+            width=16,
+            depth=1,
+            num_heads=2,
+            num_coordinates=6,
+            num_buckets=8,
+        ),
         "decoder": DecoderConfig(_UNET, embed_dim=16, text_width=16),
         "upsampler": UpsamplerConfig(replace(_UNET, in_channels=6, attention_levels=(), context_dim=0), image_size=32),
     },
@@ -61,6 +72,7 @@ MICRO = Preset(
             stages={
                 "clip": replace(_STAGE, hard_negatives=True, full_captions=0.5),
                 "prior": replace(_STAGE, loss=PriorLossConfig(noises=2)),
+                "ar_prior": replace(_STAGE, loss=AutoregressivePriorLossConfig()),
                 "decoder": replace(_STAGE, loss=DecoderLossConfig()),
                 "upsampler": replace(_STAGE, loss=UpsamplerLossConfig()),
             },

@@ -277,6 +277,14 @@ def test_numbers_of_a_config_are_whole_positive_and_bounded(tmp_path, name, bad)
     one_sentence(error.value, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["width", "image_size", "image_depth", "num_heads", "vocab_size", "pool_dim"])
+def test_a_size_of_nothing_is_refused_where_it_does_not_mean_none(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; 1 to [0-9]+ was expected"):
+        config_from_dict(CLIPConfig, {**config_to_dict(SMALL), name: 0})
+    plain = config_to_dict(UNetConfig(context_dim=0))
+    assert config_from_dict(UNetConfig, plain).context_dim == 0
+
+
 @pytest.mark.parametrize(
     "changed",
     [

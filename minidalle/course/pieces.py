@@ -85,7 +85,7 @@ class Pieces:
             raise ValueError(f'"{kind}" is no piece of the system; choose one of {", ".join(STAGES)}.')
         folder = self.folder_of(kind)
         if folder is None:
-            raise CheckpointError(f"There is no {kind}, yours or shipped: train it in notebook {LESSONS[kind]}.")
+            raise CheckpointError(f'There is no {kind}, yours or shipped: train it by course.train("{kind}").')
         model, header = load_model(STAGES[kind].model_class, folder)
         if folder != self.folder and kind in STACK[1:] and self.clip_folder() == self.folder:
             print(f"{kind}: shipped. It knows the shipped CLIP and not yours: train it in notebook {LESSONS[kind]}.")

@@ -144,11 +144,12 @@ def train(stage: str) -> torch.nn.Module:
 
 
 def theory_lines(stage: str, clips: Path, device: torch.device) -> dict[str, float]:
-    """Give the loss of a model that has learned nothing: ln N for CLIP, that of the mean, of a plain enlargement."""
+    """Give the loss of what has learned nothing: ln N of N options, that of the mean, of a plain enlargement."""
     recipe = TINY.recipes[budget()]
     how = recipe.stages[stage]
-    if stage == "clip":
-        return {f"uniform guess: ln {how.batch_size}": math.log(how.batch_size)}
+    if stage in ("clip", "ar_prior"):  # which choose: a caption of the batch, a bucket
+        options = how.batch_size if stage == "clip" else TINY.models[stage].num_buckets
+        return {f"uniform guess: ln {options}": math.log(options)}
     frozen = frozen_parts(stage, TINY, load_needs(stage, clips, device), device)
     world = stage_source(stage, TINY, recipe, 0)
     if stage == "upsampler":

@@ -62,7 +62,9 @@ class GraphedTrainer(Trainer):
         )
 
     def step(self, loss_at: StageLoss, step: int) -> None:
-        """Take one step."""
+        """Take one step; kernel by kernel where a state was resumed whose losses are scaled."""
+        if self.scaler.is_enabled():
+            return super().step(loss_at, step)
         if self.batches is None:
             self.batches = draw_ahead(loss_at, range(step, self.recipe.steps))
         self._put(next(self.batches), loss_at, step)

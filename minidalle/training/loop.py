@@ -71,24 +71,18 @@ def fit(
     resumed = trainer.load(state_path, origin) if resume and state_path is not None and state_path.exists() else None
     first, spent = (resumed["step"], resumed["seconds"]) if resumed else (0, 0.0)
     started, saved, timer = time.perf_counter() - spent, first, SaveTimer()
-    alone, first_process = parallel.number() == 1, parallel.rank() == 0
+    alone, writes = parallel.number() == 1, parallel.rank() == 0
     model.train()
-    with (
-        Progress(name, first, recipe.steps, recipe.batch_size, progress and first_process) as bar,
-        delayed_stop() as stopped_by,
-    ):
+    bar = Progress(name, first, recipe.steps, recipe.batch_size, progress and writes)
+    with bar, delayed_stop() as stopped_by:
         for step in range(first, recipe.steps):
             trainer.step(loss_at, step)
             done, log = step + 1, (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps
             together = alone or log  # several processes agree, and the first of them saves, with each log
             stop = parallel.most(stopped_by(), trainer.device) if together else 0
-            keep = (timer.due() or stop) and state_path is not None and together and first_process
+            keep = (timer.due() or stop) and state_path is not None and together and writes
             if (keep or log or trainer.on_cpu) and (bad := trainer.first_bad()):
-                kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
-                raise TrainingError(
-                    f"{name}: the loss, its gradient or a weight was not finite at step {bad}; {kept}: "
-                    "lower the rates in its recipe."
-                )
+                raise not_finite(name, bad, saved, state_path)
             if log:
                 loss = parallel.mean(trainer.mean_loss(), trainer.device)
                 line = {"step": done, "loss": loss, "seconds": round(time.perf_counter() - started, 2)}
@@ -102,6 +96,13 @@ def fit(
             if stop:
                 raise Stopped(name, stop, done, state_path)
     return trainer.averaged
+
+
+def not_finite(name: str, bad: int, saved: int, state_path: Path | None) -> TrainingError:
+    """Make the error of a training whose numbers are no longer finite."""
+    kept = f"step {saved} is kept in {state_path}" if saved else "nothing was saved before"
+    what = f"{name}: the loss, its gradient or a weight was not finite at step {bad}"
+    return TrainingError(f"{what}; {kept}: lower the rates in its recipe.")
 
 
 class SaveTimer:

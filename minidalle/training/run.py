@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import sys
 import time
 import warnings
@@ -30,7 +31,7 @@ from minidalle.training.stages import (
     load_needs,
     stage_source,
 )
-from minidalle.training.state import differences, load_tensors, read_state
+from minidalle.training.state import check_origin, differences, load_tensors, read_state
 from minidalle.training.trainer import precision_name
 
 MAX_SEED = 2**63 - 1  # beyond, torch has no seeds
@@ -164,7 +165,7 @@ def prepare(
     recipe = preset.recipes[recipe_name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = STAGES[stage].model_class(preset.models[stage]).to(device)
+        model = STAGES[stage].model_class(preset.models[stage]).to(device, torch.float32)
     if preset.compiled and device.type == "cuda":
         model.to(memory_format=torch.channels_last).compile()
     frozen = frozen_parts(stage, preset, load_needs(stage, needs_folder, device), device)
@@ -227,8 +228,8 @@ def stopped_training(path: Path, stage: str, origin: dict, model: torch.nn.Modul
                 f"{stage} is trained from the start: what is kept learned from another {' and another '.join(other)}."
             )
             return None
-        if not other:
-            load_tensors(path, model)
+        check_origin(path, header, origin)
+        load_tensors(path, model)
     except MissingError:
         return None
     except AccessError:
@@ -243,7 +244,7 @@ class MetricsFile:
     """A stage's metrics, a line of JSON each; lines after the step that is gone on from are dropped."""
 
     def __init__(self, path: Path, step: int):
-        lines = metrics_until(path, step)
+        lines = metrics_until(path, step) if step else []
         if lines != metrics_lines(path):
             checkpoint.write_whole(path, "".join(lines).encode())
         self.file = path.open("a", encoding="utf-8")
@@ -345,6 +346,8 @@ def locked(folder: Path) -> Iterator[None]:
             place = path if path.exists() else folder
             raise ValueError(f"{place} may not be written ({checkpoint.reason(error)}): name another folder.") from None
         why = checkpoint.reason(error)
+        if not os.path.isdir(folder):  # a Path would raise where its name is too long
+            raise ValueError(f"{folder} cannot be made ({why}): name another folder.") from None
         print(f"{folder} cannot be locked ({why}); see to it that no second run uses it.", file=sys.stderr)
     else:
         remove_litter(folder)

@@ -57,12 +57,7 @@ def load_state(
 
     Raises: ValueError: when the state belongs to another training or is damaged.
     """
-    header = read_state(path)
-    if header["origin"] != origin:
-        raise ValueError(
-            f"{path} belongs to another training ({differences(header['origin'], origin)}): "
-            "resume that one, name another folder, or begin anew without resuming."
-        )
+    check_origin(path, read_state(path), origin)
     tensors, header = load_tensors(path, model)
     groups: dict[str, dict] = {"model": {}, "averaged": {}, "optimizer": {}}
     parameters = dict(model.named_parameters())
@@ -83,6 +78,18 @@ def load_state(
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is of a model of other sizes: name another folder, or begin anew.") from error
     return header
+
+
+def check_origin(path: Path, header: dict, origin: dict | None) -> None:
+    """Refuse the state of another training, which is not to be thrown away.
+
+    Raises: ValueError: says in what the two differ.
+    """
+    if header["origin"] != origin:
+        raise ValueError(
+            f"{path} belongs to another training ({differences(header['origin'], origin)}): "
+            "resume that one, name another folder, or begin anew without resuming."
+        )
 
 
 def load_tensors(path: Path, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict]:

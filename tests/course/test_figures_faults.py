@@ -144,3 +144,13 @@ def test_a_figure_of_ones_own_keeps_its_own_style():
         figure.subplots()
         picture = drawn(figure)
     assert (picture[0, 0] == 0).all() and picture.max() > 200
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [([10.0, 1.0], "log"), ([4.0, 1.0], "linear"), ([10.0, 0.0], "linear"), ([1.0, -9.0], "linear")],
+)
+def test_a_loss_that_falls_far_is_drawn_on_a_log_scale(losses, scale):
+    (axes,) = figures.loss_curve("clip", list(enumerate(losses, 1))).axes
+    assert axes.get_yscale() == scale
+    assert scale == "log" or axes.get_ylim()[0] == min(0, *losses)

@@ -9,10 +9,12 @@ import torch
 from conftest import MICRO
 
 from minidalle import checkpoint, course
+from minidalle.ar_prior import AutoregressivePriorConfig
 from minidalle.checkpoint import load_model, save_model
 from minidalle.clip import CLIP
 from minidalle.course import live, pieces, session
 from minidalle.decoder import Decoder
+from minidalle.losses import AutoregressivePriorLossConfig
 from minidalle.training.run import train
 from minidalle.world.grammar import parse
 from minidalle.world.render import render
@@ -160,6 +162,22 @@ def test_theory_says_what_knowing_nothing_costs(shipped):
     state = torch.get_rng_state()
     (decoder,) = session.theory_lines("decoder", shipped, device).values()
     assert decoder > 0 and torch.equal(state, torch.get_rng_state())
+
+
+def test_the_other_prior_can_be_trained_and_loaded_too(classroom, monkeypatch):
+    with pytest.raises(checkpoint.CheckpointError, match=r'There is no ar_prior, .*: train it by course\.train\("ar'):
+        course.load("ar_prior")
+    length, quick = MICRO.models["clip"].context_length, MICRO.recipes["quick"]
+    sizes = AutoregressivePriorConfig(length, 16, 16, width=16, depth=1, num_heads=2, num_coordinates=8, num_buckets=8)
+    how = replace(quick.stages["prior"], loss=AutoregressivePriorLossConfig())
+    recipes = {"quick": replace(quick, stages={**quick.stages, "ar_prior": how})}
+    preset = replace(MICRO, models={**MICRO.models, "ar_prior": sizes}, recipes=recipes)
+    monkeypatch.setattr(session, "TINY", preset)
+    trained = course.train("ar_prior")
+    assert same(trained, classroom / "my_models", "ar_prior")
+    assert same(course.load("ar_prior"), classroom / "my_models", "ar_prior")
+    (guess,) = session.theory_lines("ar_prior", session.pieces().clip_folder(), torch.device("cpu")).values()
+    assert guess == pytest.approx(2.0794, abs=1e-3)  # ln 8
 
 
 def test_what_knowing_nothing_costs_is_a_mean_over_steps(shipped, monkeypatch):

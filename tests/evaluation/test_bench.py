@@ -56,3 +56,8 @@ def test_a_training_step_is_made_of_every_stage():
         before = [p.clone() for p in model.parameters()]
         step()
         assert any(not torch.equal(p, was) for p, was in zip(model.parameters(), before, strict=True))
+
+
+def test_a_product_of_matrices_counts_a_multiplication_and_an_addition_for_each_pair(monkeypatch):
+    monkeypatch.setattr(bench, "median_seconds", lambda work, *_, **__: len(work()) / 8)
+    assert bench.matmul_rate(CPU, size=8) == 2 * 8**3

@@ -531,6 +531,8 @@ def test_the_card_of_a_run_is_whole_for_people_and_for_programs(pipe, micro_run)
     }  # fmt: skip
     for rates in read["following"].values():
         assert set(rates["exact"]) == {"share", "low", "high", "n"} and rates["exact"]["n"] == 4
+    for wordings in card["wording"].values():  # a paraphrase has words of its own: rephrased it is taken, as typed not
+        assert wordings["paraphrased"]["refused"].hits == 0 < wordings["paraphrased, as typed"]["refused"].hits
     cost = read["cost"]
     assert cost["parameters"]["decoder"] == sum(p.numel() for p in pipe.decoder.parameters())
     assert cost["network calls a picture"] == {"text tower": 1, "prior": 3, "decoder": 1}

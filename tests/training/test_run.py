@@ -141,6 +141,7 @@ def test_a_stage_learns_from_the_clip_of_its_folder(monkeypatch, tmp_path, micro
 def test_seeds_that_are_derived_differ_in_every_part_and_fit_into_torch():
     seeds = {derived_seed(*parts) for parts in itertools.product(("clip", "noise"), (0, 1, 2**62), (0, 1, 11))}
     assert len(seeds) == 18 and all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed("noise", 1, 11) != derived_seed("noise", 11, 1)
     noise = [torch.randn(4, generator=step_generator(seed, step)) for seed in (0, 1) for step in (0, 1)]
     assert len({tuple(values.tolist()) for values in noise}) == 4
     assert torch.equal(noise[0], torch.randn(4, generator=step_generator(0, 0)))

@@ -23,7 +23,7 @@ from minidalle.checkpoint import AccessError, load, load_model
 from minidalle.clip import CLIP
 from minidalle.training import loop, trainer
 from minidalle.training.loop import Stopped, TrainingError
-from minidalle.training.run import kept_step, locked, metrics_until, origin_of, read_metrics, train
+from minidalle.training.run import is_finished, kept_step, locked, metrics_until, origin_of, read_metrics, train
 from minidalle.training.stages import STACK, STAGES, derived_seed, stage_source, step_generator
 from minidalle.training.trainer import Trainer
 
@@ -402,6 +402,14 @@ def test_a_changed_recipe_is_noticed(tmp_path, monkeypatch, capsys, preset, seed
     assert state.read_bytes() == whole
 
 
+def test_a_changed_process_is_noticed(micro_run, capsys):
+    steeper = replace(MICRO.diffusion["prior"], schedule="linear")
+    preset = replace(MICRO, diffusion={**MICRO.diffusion, "prior": steeper})
+    origins = [origin_of(either, "quick", "prior", 0, micro_run) for either in (MICRO, preset)]
+    assert [is_finished(micro_run, "prior", origin) for origin in origins] == [True, False]
+    assert "its diffusion.schedule is cosine, linear was asked" in capsys.readouterr().err
+
+
 def test_a_training_that_is_begun_anew_is_the_one_that_is_resumed(tmp_path, monkeypatch, micro_run):
     stopped(tmp_path, monkeypatch, seed=4)
     stop_at(monkeypatch, 2, act=lambda: (_ for _ in ()).throw(SystemExit))  # killed before its first save
@@ -484,3 +492,42 @@ def test_kept_step_tells_only_of_this_training(tmp_path, monkeypatch):
     assert kept_step(tmp_path / "nowhere", "clip", {}) == 0
     origin = origin_of(MICRO, "quick", "clip", 0, tmp_path)
     assert origin == json.loads(json.dumps(origin))  # so that it equals what a file says
+
+
+def test_another_training_is_refused_before_anything_is_said_or_touched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    stopped(tmp_path, monkeypatch, 5)
+    with (tmp_path / "clip.metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "loss": 1.0}\n')
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="belongs to another training"):
+        train(MICRO, "quick", tmp_path, ("clip",), seed=9, resume=True)
+    assert capsys.readouterr() == ("", "")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"cannot be made \(File name too long\): name another folder"):
+        train(MICRO, "quick", tmp_path / ("x" * 300), ("clip",))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_metrics_of_a_training_that_is_begun_anew_need_not_be_whole(tmp_path):
+    (tmp_path / "clip.metrics.jsonl").write_text("nonsense\n")
+    train(MICRO, "quick", tmp_path, ("clip",))
+    assert [line["step"] for line in read_metrics(tmp_path / "clip.metrics.jsonl")] == [10, 12]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", ["clip", "prior", "decoder", "upsampler"])
+def test_a_training_is_in_float32_whatever_torch_makes_by_default(tmp_path, monkeypatch, micro_run, stage, precision):
+    monkeypatch.setenv("MINIDALLE_DTYPE", precision)
+    shutil.copy(micro_run / CLIP_FILE, tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        train(MICRO, "quick", tmp_path, (stage,))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    tensors = load(tmp_path / f"{stage}.safetensors", stage)[0]
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
