@@ -2,7 +2,7 @@
 INSTALL = .venv/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e
 NBVAL = .venv/bin/pytest -q -p no:cacheprovider -W default --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 
-.PHONY: help install demo test test-quick test-browser lab book lint clean
+.PHONY: help install demo test test-quick test-browser lab book release grade lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
@@ -27,12 +27,19 @@ test-quick: .venv/.installed .venv/.book ## every test, and every notebook with 
 
 test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (six minutes)
 	.venv/bin/python tests/browser.py
+	.venv/bin/python tests/browser_classroom.py
 
 lab: .venv/.course ## open the course in JupyterLab
 	.venv/bin/jupyter lab notebooks/00_welcome.ipynb
 
 book: .venv/.book ## the course as a web site, in build/book (ten seconds)
 	.venv/bin/python tools/build_book.py
+
+release: .venv/.installed ## student copies of the lessons, in classroom/release; SEED=7 draws numbers for a class
+	.venv/bin/minidalle classroom release $(if $(SEED),--seed $(SEED))
+
+grade: .venv/.installed ## marks, feedback and a picture of the class, for the folder SUBMISSIONS=submissions
+	.venv/bin/minidalle classroom grade "$(or $(SUBMISSIONS),submissions)"
 
 lint: .venv/.installed ## rules and format of the code, and which file may import which
 	.venv/bin/ruff check .

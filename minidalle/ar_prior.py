@@ -61,6 +61,8 @@ class AutoregressivePrior(nn.Module):
         self.text_positions = nn.Parameter(0.02 * torch.randn(config.context_length, config.width))
         self.bucket_in = nn.Linear(config.width, config.width)
         self.so_far_in = nn.Linear(self.num_tokens, config.width, bias=False)
+        self.z_text_to_buckets = nn.Linear(config.embed_dim, config.width, bias=False)
+        self.null_bucket = nn.Parameter(0.02 * torch.randn(config.width))
         self.positions = nn.Parameter(0.02 * torch.randn(self.num_tokens, config.width))
         self.transformer = Transformer(config.width, config.depth, config.num_heads)
         self.to_buckets = nn.Linear(config.width, config.num_buckets)
@@ -110,6 +112,7 @@ class AutoregressivePrior(nn.Module):
         text: TextEncoding,
         hide_text: torch.Tensor | None = None,
         cache: Cache | None = None,
+        hide_buckets: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict each bucket from the caption and the buckets before it.
 
@@ -118,12 +121,13 @@ class AutoregressivePrior(nn.Module):
             text: the captions (B, ...).
             hide_text: (B,) bool, True where the caption is not to be seen; None: nowhere.
             cache: of the tokens that were given before; they are not computed again. It is filled in place.
+            hide_buckets: (B, n) bool, True where a bucket is not to be seen; None: nowhere.
 
         Returns: logits (B, n + 1, num_buckets), whose row i is of bucket i; with a cache, those of the new rows alone.
         """
         cache, fresh = cache or Cache(), cache is None or cache.mask is None
         done = 0 if fresh else cache.mask.shape[1] - text.mask.shape[1] - 1
-        row = self.embed_buckets(buckets)[:, done:]
+        row = self.embed_buckets(buckets, text, hide_text, hide_buckets)[:, done:]
         mask = row.new_ones(row.shape[:2], dtype=torch.bool)
         if fresh:
             prefix, prefix_mask = self.embed_text(text, hide_text)
@@ -141,13 +145,28 @@ class AutoregressivePrior(nn.Module):
         words = words + self.text_positions[: mask.shape[1]]
         return torch.cat([words, z_text[:, None]], dim=1), F.pad(mask, (0, 1), value=True)
 
-    def embed_buckets(self, buckets: torch.Tensor) -> torch.Tensor:
-        """Embed the first n buckets (B, n): each by its own number, its place, and all numbers up to it: (B, n, W)."""
-        waves = timestep_embedding(buckets, self.config.width, max_period=2.0 * self.config.num_buckets)
+    def embed_buckets(
+        self,
+        buckets: torch.Tensor,
+        text: TextEncoding,
+        hide_text: torch.Tensor | None,
+        hide_buckets: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Embed the first n buckets (B, n): (B, n, W).
+
+        A token holds its own bucket, its place, z_text, and all buckets up to it, which attention need not collect.
+        """
         values = (2 * buckets + 1) / self.config.num_buckets - 1  # the middle of each bucket, in -1 to 1
+        own = self.bucket_in(timestep_embedding(buckets, self.config.width, max_period=2.0 * self.config.num_buckets))
+        if hide_buckets is not None:
+            values = values.masked_fill(hide_buckets, 0.0)
+            own = torch.where(hide_buckets[..., None], self.null_bucket, own)
         so_far = repeat(values, "b m -> b n m", n=buckets.shape[1]).tril()
         so_far = F.pad(so_far, (0, self.num_tokens - buckets.shape[1]))  # (B, n, 1 + M)
-        return self.bucket_in(waves) + self.so_far_in(so_far) + self.positions[: buckets.shape[1]]
+        z_text = self.z_text_to_buckets(scale_embedding(text.z_text))
+        if hide_text is not None:
+            z_text = z_text.masked_fill(hide_text[:, None], 0.0)
+        return own + self.so_far_in(so_far) + z_text[:, None] + self.positions[: buckets.shape[1]]
 
     def sample(
         self,

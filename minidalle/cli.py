@@ -25,6 +25,7 @@ from minidalle.evaluation import curves
 from minidalle.evaluation.report import has_two, report_card
 from minidalle.evaluation.tables import side_by_side, to_json, to_text
 from minidalle.pipeline import MAX_PICTURES, MiniDalle
+from minidalle.tokenizer import BytePairTokenizer
 from minidalle.training.loop import TrainingError
 from minidalle.training.recipes import PRESETS
 from minidalle.training.run import train
@@ -261,6 +262,10 @@ def generate(args: argparse.Namespace) -> None:
     sheet.save(args.out)
     if output.captions[0] != args.prompt:
         print(f'Read as "{output.captions[0]}".')
+    if isinstance(pipe.tokenizer, BytePairTokenizer) and (rare := pipe.tokenizer.rare_words(args.prompt)):
+        print(
+            f"Rare or unknown in the captions that it learned from, so hardly followed: {printable(', '.join(rare))}."
+        )
     print(f"Wrote {args.out}.")
 
 

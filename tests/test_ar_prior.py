@@ -110,6 +110,15 @@ def test_a_hidden_caption_is_one_and_the_same_whatever_it_says_and_however_long_
     assert (shown[0] - shown[1]).abs().max() > 1e-3
 
 
+def test_a_hidden_bucket_is_not_seen(prior):
+    text, given_ones, hide = texts(), buckets(5), torch.zeros(3, 5, dtype=torch.bool)
+    hide[:, 2] = True
+    logits, other = prior(given_ones, text, hide_buckets=hide), given_ones.clone()
+    other[:, 2] = (other[:, 2] + 1) % 9
+    torch.testing.assert_close(prior(other, text, hide_buckets=hide), logits)
+    assert (prior(given_ones, text) - logits).abs().amax((0, 2)).gt(1e-6).tolist() == [i > 2 for i in range(6)]
+
+
 # The cache
 
 
@@ -200,7 +209,10 @@ class Frozen:
 
 def test_the_loss_is_the_cross_entropy_of_every_bucket(prior):
     text, batch = texts(), World(16).batch(0, 3)
-    clip, config = Frozen(embeddings(3)[0], text), AutoregressivePriorLossConfig(p_drop_text=0.0, blur=0.0)
+    clip, config = (
+        Frozen(embeddings(3)[0], text),
+        AutoregressivePriorLossConfig(p_drop_text=0.0, p_drop_buckets=0.0, blur=0.0),
+    )
     loss = ar_prior_loss(prior, batch, torch.Generator(), config, clip)
     found = prior.quantize(clip.z_image, text.z_text)
     logits = prior(found[:, :-1], text)
@@ -223,14 +235,23 @@ def test_blurred_answers_are_gaussians_around_the_right_bucket():
     assert torch.equal(sharp, F.one_hot(torch.tensor([[4, 0]]), 9).float())
 
 
-def test_captions_are_hidden_as_often_as_the_config_says(prior, monkeypatch):
+def test_captions_and_buckets_are_hidden_as_often_as_the_config_says(prior, monkeypatch):
     hidden, whole = [], prior.forward
-    monkeypatch.setattr(prior, "forward", lambda b, t, hide: hidden.append(hide) or whole(b, t, hide))
+
+    def watched(buckets, text, hide_text, hide_buckets):
+        hidden.append((hide_text, hide_buckets))
+        return whole(buckets, text, hide_text, hide_buckets=hide_buckets)
+
+    monkeypatch.setattr(prior, "forward", watched)
     batch, clip = World(16).batch(0, 3), Frozen(embeddings(3)[0], texts())
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
-        ar_prior_loss(prior, batch, generator, AutoregressivePriorLossConfig(p_drop_text=0.25), clip)
-    assert abs(torch.stack(hidden).float().mean() - 0.25) < 0.05
+        ar_prior_loss(prior, batch, generator, AutoregressivePriorLossConfig(0.25, p_drop_buckets=0.6), clip)
+    texts_hidden, buckets_hidden = (torch.cat(column) for column in zip(*hidden, strict=True))
+    assert abs(texts_hidden.float().mean() - 0.25) < 0.05
+    assert abs(buckets_hidden.float().mean() - 0.6 / 2) < 0.03  # a share of 0 to 1 of six in ten
+    whole_rows = 1 - buckets_hidden.any(1).float().mean()
+    assert 0.4 <= whole_rows < 0.55
 
 
 def test_what_the_buckets_mean_is_not_trained(prior):

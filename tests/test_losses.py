@@ -78,8 +78,8 @@ class Wrapped(nn.Module):
         super().__init__()
         self.inner = model
 
-    def forward(self, *args):
-        return self.inner(*args)
+    def forward(self, *args, **named):
+        return self.inner(*args, **named)
 
 
 @pytest.fixture(scope="module")

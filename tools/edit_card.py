@@ -10,13 +10,16 @@ import time
 import torch
 
 from minidalle import MiniDalle
-from minidalle.evaluation.edits import MEASURES, variation
+from minidalle.evaluation.edits import MEASURES, draw_scenes, variation
 from minidalle.evaluation.gallery import paint_all
 from minidalle.evaluation.metrics import Rate
 from minidalle.evaluation.report import LEVELS, count_calls, draw_prompts, pipeline_painter, score
 from minidalle.pipeline import PRIORS
+from minidalle.search import embed_images, embed_query, nearest
 from minidalle.world import oracle
+from minidalle.world.render import render
 
+LARGE = 100_000  # pictures of a large collection
 STRENGTHS = (0.5, 0.7, 0.9)  # of variations, beside none
 
 
@@ -34,6 +37,22 @@ def print_rows(name: str, found: dict, seconds: float) -> None:
         for inner, one in value.items() if isinstance(value, dict) else [("", value)]:
             print(f"{name:12} {row} {inner}".rstrip().ljust(44), shown(one), flush=True)
     print(f"{name:12} seconds".ljust(44), f"{seconds:.0f}", flush=True)
+
+
+def large_search(pipe: MiniDalle, n: int) -> None:
+    """Print what a collection of n pictures in memory costs to embed and to ask."""
+    parts, seconds = [], 0.0
+    for first in range(0, n, 2000):
+        images = render(draw_scenes(min(2000, n - first), 0.5, f"large/{first}"), pipe.clip.config.image_size)
+        started = time.perf_counter()
+        parts.append(embed_images(pipe, images))
+        seconds += time.perf_counter() - started
+    z_image = torch.cat(parts)
+    started = time.perf_counter()
+    nearest(z_image, embed_query(pipe, "a red circle above a blue square"), 16)
+    asked = time.perf_counter() - started
+    size = z_image.numel() * z_image.element_size() / 1e6
+    print_rows("large search", {"pictures": n, "seconds to ask": round(asked, 4), "MB": round(size, 1)}, seconds)
 
 
 @torch.no_grad()
@@ -64,7 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", nargs="?", default="tiny")
     parser.add_argument("-n", type=int, default=300, help="pictures of each measure (default %(default)s)")
-    parser.add_argument("--only", choices=[*MEASURES, "strength", "priors"], help="one measure in place of all")
+    parser.add_argument(
+        "--only", choices=[*MEASURES, "strength", "large search", "priors"], help="one measure in place of all"
+    )
     args = parser.parse_args()
     pipe = MiniDalle.from_pretrained(args.checkpoint, "cpu")
     for name, measure in MEASURES.items():
@@ -78,6 +99,8 @@ def main() -> None:
             started = time.perf_counter()
             found = variation(pipe, args.n, strength=strength)
             print_rows(f"strength {strength}", found, time.perf_counter() - started)
+    if args.only in (None, "large search"):
+        large_search(pipe, LARGE)
     if args.only in (None, "priors"):
         compare_priors(args.checkpoint, args.n)
 

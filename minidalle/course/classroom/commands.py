@@ -1,10 +1,10 @@
 """`minidalle classroom release` and `minidalle classroom grade`; what they need is imported when they run."""
 
 import argparse
+import sys
 from pathlib import Path
 
 OUT = "classroom"
-EXAMPLE = "minidalle classroom release --seed 7, then minidalle classroom grade submissions"
 
 
 def add_classroom(command) -> None:
@@ -19,7 +19,13 @@ def add_classroom(command) -> None:
     parts = sub.add_subparsers(dest="part", required=True, metavar="release | grade")
     release = parts.add_parser("release", help="write student copies of the lessons")
     release.add_argument("lessons", nargs="*", metavar="LESSON", help="01, or 01_scenes; all of them when not given")
-    release.add_argument("--seed", type=int, help="draw numbers for this class; the course's own when not given")
+    release.add_argument(
+        "--seed",
+        type=int,
+        dest="numbers",
+        metavar="SEED",
+        help="draw numbers for this class; the course's own when not given",
+    )
     release.add_argument("--colab", default="", help="address of the copies as Colab opens it, for the badge")
     release.add_argument("--self-study", action="store_true", help="keep every check, and fold the solutions in")
     grade = parts.add_parser("grade", help="grade a folder of submissions")
@@ -72,7 +78,7 @@ def release_command(args: argparse.Namespace) -> None:
     """Write the student copies."""
     from minidalle.course.classroom.release import release
 
-    lessons = class_lessons(args, args.seed)
+    lessons = class_lessons(args, args.numbers)
     chosen = {name for asked in args.lessons for name in lessons if asked.removesuffix(".ipynb") in (name, name[:2])}
     unknown = [
         asked for asked in args.lessons if asked.removesuffix(".ipynb") not in {*lessons, *(x[:2] for x in lessons)}
@@ -80,17 +86,23 @@ def release_command(args: argparse.Namespace) -> None:
     if unknown:
         raise ValueError(f'"{unknown[0]}" is no lesson with exercises; choose of {", ".join(lessons)}.')
     kept = [lesson for name, lesson in lessons.items() if name in chosen or not args.lessons]
-    folder = release(kept, args.out, args.seed, args.colab, args.self_study)
+    folder = release(kept, args.out, args.numbers, args.colab, args.self_study)
     points = sum(exercise.points for lesson in kept for exercise in lesson.exercises)
     print(f"Wrote {len(kept)} lessons with {points:g} points to {folder}: a folder and a ZIP for each.")
 
 
 def grade_command(args: argparse.Namespace) -> None:
     """Grade, and write marks, feedback and the picture of the class."""
+    from minidalle.checks import whole_number
     from minidalle.course.classroom import grade, gradebook, intake, marks, pages
     from minidalle.course.classroom.release import read_class
     from minidalle.course.classroom.sandbox import Limits
 
+    if args.jobs is not None:
+        whole_number(args.jobs, "--jobs", 1, 1024)
+    whole_number(args.memory, "--memory", 64, 2**20)
+    if not 0 < args.seconds <= 86_400:
+        raise ValueError(f"--seconds is {args.seconds:g}; more than 0 and at most a day, 86400, was expected.")
     if args.gradebook:
         gradebook.check()
     told = read_class(args.out) or {"seed": None, "lessons": {}}
@@ -121,20 +133,31 @@ def summary(results: list, odd: list, out: Path) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command by itself: python -m minidalle.course.classroom.commands release."""
+def run(words: list[str]) -> None:
+    """Run what was written behind `minidalle classroom`.
+
+    Args:
+        words: such as ["release", "--seed", "7"].
+
+    Raises: ValueError: when it cannot be done as asked. SystemExit: when it is no such command.
+    """
     top = argparse.ArgumentParser(prog="minidalle")
     commands = top.add_subparsers(required=True)
 
     def command(name: str, run, summary: str, computes: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary)
+        sub = commands.add_parser(name, description=summary)
         sub.set_defaults(run=run)
         return sub
 
     add_classroom(command)
-    args = top.parse_args(["classroom", *(arguments or __import__("sys").argv[1:])])
+    args = top.parse_args(["classroom", *words])
+    args.run(args)
+
+
+def main() -> None:
+    """Run the command by itself: python -m minidalle.course.classroom.commands release."""
     try:
-        args.run(args)
+        run(sys.argv[1:])
     except (ValueError, OSError) as error:
         raise SystemExit(f"minidalle classroom: {error}") from None
 

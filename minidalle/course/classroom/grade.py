@@ -44,7 +44,7 @@ class Graded:
         lesson: of which it is.
         marks: one for each exercise.
         answers: what was taken from it.
-        seconds: that grading took.
+        seconds: of a processor that it took.
     """
 
     submission: Submission
@@ -147,7 +147,7 @@ def sentence(text: str) -> str:
 
 def grade_notebook(kernel: Kernel, submission: Submission, answers: Answers, seed: int, limits: Limits) -> Graded:
     """Grade one notebook; a process that an answer ends is started again for the other answers."""
-    started, lesson = time.perf_counter(), kernel.lesson
+    lesson, seconds = kernel.lesson, 0.0
     stamp_note(submission, lesson, answers)
     marks = {e.name: untried(e, answers) for e in lesson.exercises}
     todo = [e for e in lesson.exercises if marks[e.name] is None]
@@ -164,12 +164,13 @@ def grade_notebook(kernel: Kernel, submission: Submission, answers: Answers, see
             if marks[exercise.name].status in ENDED:
                 break
         process.close()
+        seconds += process.seconds
         if ended is not None:
             cells = [cell for cell in cells if cell[0] != ended]
             lost = [e for e in todo if e.name == ended or ended == ""]
             marks |= {e.name: stopped(e, process.why) for e in lost}
             todo = [e for e in todo if e not in lost]
-    return Graded(submission, lesson, list(marks.values()), answers, time.perf_counter() - started)
+    return Graded(submission, lesson, list(marks.values()), answers, seconds)
 
 
 def stamp_note(submission: Submission, lesson: Lesson, answers: Answers) -> None:

@@ -1,5 +1,11 @@
 """nbgrader's gradebook, for those who use it."""
 
+import contextlib
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from minidalle.course.classroom.grade import Graded
@@ -24,6 +30,28 @@ def write_gradebook(path: Path, results: list[Graded]) -> None:
         path: of the database.
         results: of all notebooks.
     """
+    part = path.with_name(path.name + ".part")
+    if path.exists():
+        shutil.copyfile(path, part)
+    with programs_found(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbgrader's own, of how it uses its database
+        fill(part, results)
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def programs_found() -> Iterator[None]:
+    """Let nbgrader find alembic, which it starts by its bare name, where the environment is not activated."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def fill(path: Path, results: list[Graded]) -> None:
+    """Write the marks into a database."""
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{path}") as book:

@@ -72,7 +72,7 @@ def class_page(results: list[Graded], odd: list[Submission]) -> str:
     lessons = sorted({each.lesson.name for each in results})
     exercises = [e for name in lessons for e in next(g for g in results if g.lesson.name == name).lesson.exercises]
     marks = {(each.submission.student, m.exercise.name): m for each in results for m in each.marks}
-    parts = [f"<h1>The class: {len(students)} students, {len(lessons)} lessons</h1>"]
+    parts = [f"<h1>The class: {len(students)} students, lessons {', '.join(name[:2] for name in lessons)}</h1>"]
     parts.append("<h2>Picture</h2><p>A column for each exercise, a row for each student; hover for the reason.</p>")
     parts.append(picture(students, exercises, marks))
     parts.append("<h2>Exercises</h2>" + hardness(exercises, marks))
@@ -84,7 +84,7 @@ def class_page(results: list[Graded], odd: list[Submission]) -> str:
 def picture(students: list[str], exercises: list, marks: dict) -> str:
     """Draw the class: the fuller a field, the more of the points."""
     left, top = 170, 110
-    width, height = left + CELL * len(exercises) + 10, top + CELL * len(students) + 10
+    width, height = left + CELL * len(exercises) + 70, top + CELL * len(students) + 10
     label = f"Marks of {len(students)} students in {len(exercises)} exercises; the table below has the same numbers."
     out = [f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" font-size="11">']
     for i, e in enumerate(exercises):

@@ -53,7 +53,18 @@ def repair(notebook: dict, lesson: Lesson) -> Answers:
             found.handed_in_by = match["name"].strip()
     check_lesson(lesson, cells, used, found)
     found.added = helpers(lesson, found, [source for source in rest if not STUDENT.search(source)])
+    found.notes = together(lesson, found.notes)
     return found
+
+
+def together(lesson: Lesson, notes: list[str]) -> list[str]:
+    """Say once what holds for several exercises."""
+    numbers: dict[str, list[str]] = {}
+    for note in notes:
+        own = next((e for e in lesson.exercises if note.startswith(f"{e.title}: ")), None)
+        text = note.removeprefix(f"{own.title}: ") if own else note
+        numbers.setdefault(text, []).extend([own.number] if own else [])
+    return [f"{', '.join(which)}: {text}" if which else text for text, which in numbers.items()]
 
 
 def choose(exercise: Exercise, cells: list[dict], used: set[int], found: Answers) -> str | None:

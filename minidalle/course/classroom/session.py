@@ -13,7 +13,7 @@ from pathlib import Path
 from minidalle.course.classroom.kernel import MARKER, STUDENT
 from minidalle.course.classroom.lesson import Exercise, Lesson
 from minidalle.course.classroom.sandbox import Limits
-from minidalle.course.classroom.slices import needed, slice_of
+from minidalle.course.classroom.slices import needed, slice_of, statements
 from minidalle.course.classroom.wire import ClosedError, WireError, receive, send
 
 GRACE = 10.0  # seconds beyond its limit, after which a process that does not listen is ended
@@ -104,7 +104,8 @@ def needed_cells(lesson: Lesson, answers: list[str] | None) -> list[str]:
     if answers is None:
         return lesson.own_cells
     tests = [source for exercise in lesson.exercises for source in (exercise.tests, exercise.solution)]
-    return [lesson.own_cells[i] for i in slice_of(lesson.own_cells, needed([*tests, *answers]))]
+    own = statements(lesson.own_cells)
+    return [own[i] for i in slice_of(own, needed([*tests, *answers]))]
 
 
 def environment(folder: str) -> dict[str, str]:
@@ -129,6 +130,7 @@ class StudentProcess:
 
     def __init__(self, kernel: Kernel, cells: list[tuple[str, str]], limits: Limits):
         self.kernel, self.limits = kernel, limits
+        self.seconds = 0.0  # of a processor, markers included
         self.faults: dict[str, list] = {}
         self.ended_in: str | None = None
         for attempt in range(STARTS):
@@ -187,7 +189,9 @@ class StudentProcess:
             self.kernel.fork(MARKER, [theirs, self.calls.dup()])
             send(ours, order)
             ours.settimeout(self.limits.patience + GRACE)
-            return receive(ours)[0]["verdicts"]
+            told, _ = receive(ours)
+            self.seconds += told["seconds"]
+            return told["verdicts"]
         except TimeoutError:
             return {"": {"status": "timed out", "reason": "The answer takes too long."}}
         except ClosedError:
@@ -202,7 +206,9 @@ class StudentProcess:
         self.leash.shutdown(socket.SHUT_WR)
         self.leash.settimeout(GRACE)
         try:
-            return receive(self.leash)[0]
+            told, _ = receive(self.leash)
+            self.seconds += told["seconds"]
+            return told
         except (WireError, TimeoutError):
             return {"code": None}
         finally:

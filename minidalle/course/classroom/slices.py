@@ -1,6 +1,6 @@
-"""Which of a lesson's cells its exercises need: the rest draws and trains for the eye, and would cost minutes.
+"""Which statements of a lesson its exercises need: the rest draws and trains for the eye, and would cost minutes.
 
-A cell is kept where something that is needed takes a name from it, and where it changes such a name in place. A
+A statement is kept where something that is needed takes a name from it, and where it changes such a name in place. A
 function takes what its names stand for when it is called, so the last cell of all that sets such a name is kept.
 """
 
@@ -9,6 +9,8 @@ import symtable
 from collections.abc import Iterator
 
 from minidalle.course.classroom.lesson import stored
+
+SHOWING = ("print", "display", "figures", "course", "widgets")  # change nothing that is handed to them
 
 
 def slice_of(cells: list[str], names: set[str]) -> list[int]:
@@ -41,6 +43,11 @@ def slice_of(cells: list[str], names: set[str]) -> list[int]:
                 kept.add(i)
                 waiting += uses_at(trees[i], cells[i], i, end)
     return sorted(kept)
+
+
+def statements(cells: list[str]) -> list[str]:
+    """Take cells apart into the statements at their top."""
+    return [ast.unparse(node) for source in cells for node in parse(source).body]
 
 
 def parse(source: str) -> ast.Module:
@@ -84,15 +91,12 @@ def starred(node: ast.stmt) -> bool:
 
 
 def changed_by(tree: ast.Module) -> set[str]:
-    """Find names whose object a cell changes in place: by a method called for its effect, or by an item that is set."""
+    """Find names whose object code changes in place: by a call for its effect, or by an item that is set."""
     found = set()
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Call)
-            and isinstance(node.value.func, ast.Attribute)
-        ):
-            found.add(root(node.value.func))
+        call = node.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+        if call and root(call) not in SHOWING:
+            found.update(map(root, [call.func, *call.args, *(each.value for each in call.keywords)]))
         if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             found.add(root(node))
     return found - {None, "super"}
