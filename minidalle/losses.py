@@ -120,7 +120,7 @@ def prior_loss(
 
 
 def ar_prior_loss(
-    model: nn.Module, batch: Batch, generator: torch.Generator, config: AutoregressivePriorLossConfig, clip: CLIP
+    model: nn.Module, batch: Batch, generator: Noise, config: AutoregressivePriorLossConfig, clip: CLIP
 ) -> torch.Tensor:
     """Learn to predict each bucket of a z_image from the caption and the buckets before it.
 
@@ -132,9 +132,9 @@ def ar_prior_loss(
     inner = next(part for part in model.modules() if isinstance(part, AutoregressivePrior))  # it may be wrapped
     buckets = inner.quantize(z_image, text.z_text)
     hide_text = draw_mask(batch, config.p_drop_text, generator)
-    shares = torch.rand(len(buckets), 1, generator=generator, device=generator.device).to(buckets.device)
+    shares = rows_of(EVEN, (len(buckets), 1), generator).to(buckets.device)
     shares = shares * draw_mask(batch, config.p_drop_buckets, generator)[:, None]
-    draws = torch.rand(buckets[:, :-1].shape, generator=generator, device=generator.device).to(buckets.device)
+    draws = rows_of(EVEN, buckets[:, :-1].shape, generator).to(buckets.device)
     logits = model(buckets[:, :-1], text, hide_text, hide_buckets=draws < shares).float()  # (B, 1 + M, num_buckets)
     return F.cross_entropy(logits.flatten(0, 1), blurred_answers(buckets, logits.shape[-1], config.blur).flatten(0, 1))
 

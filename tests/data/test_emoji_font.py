@@ -8,7 +8,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from minidalle.data.emoji import EmojiSet
-from minidalle.data.emoji_font import write_emoji, read_names
+from minidalle.data.emoji_font import read_names, write_emoji
 
 FACE, PIZZA, APPLE, TWIN = "\N{GRINNING FACE}", "\N{SLICE OF PIZZA}", "\N{RED APPLE}", "\N{GREEN APPLE}"
 NAMES = {FACE: "grinning face", PIZZA: "pizza", APPLE: "red apple", TWIN: "green apple", "#": "hash sign", "q": "q"}
