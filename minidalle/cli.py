@@ -15,6 +15,8 @@ from minidalle import parallel
 from minidalle.checkpoint import CheckpointError, brief, find_folder, load_model, own_version, read_header
 from minidalle.checks import whole_number
 from minidalle.commands.data import add_data, evaluate_own
+from minidalle.commands.edits import EXAMPLES as EDIT_EXAMPLES
+from minidalle.commands.edits import add_edits
 from minidalle.commands.emoji import evaluate_emoji
 from minidalle.commands.terminal import Parser, path, preset_of, printable, silence, source, told
 from minidalle.data.batches import World
@@ -105,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, run, summary: str, computes: bool = True) -> argparse.ArgumentParser:
         plain = argparse.RawDescriptionHelpFormatter
-        example = f"example:\n  {EXAMPLES[name]}"
+        example = f"example:\n  {(EXAMPLES | EDIT_EXAMPLES)[name]}"
         sub = commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=plain)
         sub.set_defaults(run=run)
         if computes:
@@ -114,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_trainings(command)
     add_drawings(command)
+    add_edits(command)
     add_tools(command)
     return top
 

@@ -36,7 +36,7 @@ NO_UPSAMPLER = 'There is no upsampler here: train one beside the rest with "mini
 
 Prior = DiffusionPrior | AutoregressivePrior
 PRIORS: dict[str, type[Prior]] = {"diffusion": DiffusionPrior, "autoregressive": AutoregressivePrior}
-AR_CANDIDATES = 8  # we differ: the paper draws one; each costs about a sixth of what the other prior's costs
+AR_CANDIDATES = 8  # we differ: the paper draws one; in a batch each costs less than half of the other prior's
 
 Rephrase = Callable[[str], str]  # a prompt to a caption; says in a ValueError what it did not understand
 # What makes a Rephrase of a header's entry `world`, by the world's name: the models themselves know no world

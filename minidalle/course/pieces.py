@@ -11,7 +11,8 @@ from minidalle.pipeline import MiniDalle
 from minidalle.training.stages import STACK, STAGES
 
 SHIPPED = "tiny"
-LESSONS = {"clip": "02", "prior": "07", "decoder": "08", "upsampler": "09"}
+LESSONS = {"clip": "02", "prior": "07", "ar_prior": "12", "decoder": "08", "upsampler": "09"}
+SYSTEM = ("clip", "prior", "decoder", "upsampler")  # what a pipeline is made of; the other prior is asked for by name
 
 
 class Pieces:
@@ -95,7 +96,7 @@ class Pieces:
 
     def pipeline(self, device: torch.device) -> MiniDalle:
         """Put the whole system together."""
-        loaded = {kind: self.load(kind, device) for kind in STAGES if self.folder_of(kind)}
+        loaded = {kind: self.load(kind, device) for kind in SYSTEM if self.folder_of(kind)}
         return MiniDalle.from_pieces(loaded, device)
 
 

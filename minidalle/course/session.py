@@ -10,7 +10,7 @@ import torch
 
 from minidalle.checkpoint import brief
 from minidalle.course.live import LiveLoss
-from minidalle.course.pieces import Pieces
+from minidalle.course.pieces import SYSTEM, Pieces
 from minidalle.device import forbid_tf32, half_precision, pick_device
 from minidalle.evaluation import curves
 from minidalle.evaluation.metrics import Rate
@@ -26,7 +26,8 @@ from minidalle.world.captions import Description, matches
 from minidalle.world.grammar import parse
 
 BUDGETS = ("smoke", "quick", "full")
-NEEDS = {"07": ("clip",), "08": ("clip", "prior"), "10": ("clip", "prior", "decoder")}  # from lessons before
+ALL = ("clip", "prior", "decoder")
+NEEDS = {"07": ("clip",), "08": ("clip", "prior"), "10": ALL, "11": ALL, "12": ALL}  # from lessons before
 
 _needed: tuple[str, ...] = ()  # by the notebook that was begun
 
@@ -73,7 +74,7 @@ def begin(notebook: str) -> None:
     forbid_tf32()
     device = pick_device()
     print(f"device: {device} ({precision_name(half_precision(device))} in training)\nbudget: {budget()}")
-    for kind in STAGES:
+    for kind in SYSTEM:
         if pieces().folder_of(kind):
             print(f"{kind}: {pieces().whose(kind)}")
 

@@ -97,7 +97,7 @@ def prior_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
 
 
 def ar_prior_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
-    """Describe a training of the autoregressive prior."""
+    """Describe a training of the autoregressive prior: with Muon at 0.04 its loss fell more slowly."""
     return StageRecipe(steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=AutoregressivePriorLossConfig())
 
 

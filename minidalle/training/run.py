@@ -168,8 +168,9 @@ def prepare(
         model = STAGES[stage].model_class(preset.models[stage]).to(device, torch.float32)
     if preset.compiled and device.type == "cuda":
         model.to(memory_format=torch.channels_last).compile()
-    frozen = frozen_parts(stage, preset, load_needs(stage, needs_folder, device), device)
-    source = stage_source(stage, preset, recipe, seed, collection)
+    needs, source = load_needs(stage, needs_folder, device), stage_source(stage, preset, recipe, seed, collection)
+    STAGES[stage].before(model, source, **needs)
+    frozen = frozen_parts(stage, preset, needs, device)
     return model, StageLoss(stage, source, recipe.stages[stage], frozen, device)
 
 
