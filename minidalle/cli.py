@@ -49,6 +49,7 @@ EXAMPLES = {
     "bench": "minidalle bench --device cpu",
     "info": "minidalle info ~/runs/demo",
     "data": "minidalle data check data/scenes",
+    "classroom": "minidalle classroom grade submissions",
     "reference": "minidalle reference runs/seed0 runs/seed1 runs/seed2",
 }
 
@@ -118,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
     add_drawings(command)
     add_edits(command)
     add_tools(command)
+    summary = "hand out student copies of the lessons, and grade what comes back"
+    sub = command("classroom", classroom, summary, computes=False)
+    sub.add_argument("words", nargs=argparse.REMAINDER, metavar="release | grade", help="each has a --help of its own")
     return top
 
 
@@ -352,6 +356,13 @@ def words_of(folder: Path) -> str:
     except CheckpointError:
         pass  # said below, for each model
     return " ".join(known_words())
+
+
+def classroom(args: argparse.Namespace) -> None:
+    """Hand out or grade; what that needs is imported here."""
+    from minidalle.course.classroom.commands import run as run_classroom
+
+    run_classroom(args.words)
 
 
 def reference_command(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """`minidalle classroom release` and `minidalle classroom grade`; what they need is imported when they run."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def grade_command(args: argparse.Namespace) -> None:
     from minidalle.course.classroom.release import read_class
     from minidalle.course.classroom.sandbox import Limits
 
+    if not hasattr(os, "fork"):
+        raise ValueError("Grading needs Linux or macOS: on Windows, run it in WSL.")
     if args.jobs is not None:
         whole_number(args.jobs, "--jobs", 1, 1024)
     whole_number(args.memory, "--memory", 64, 2**20)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from minidalle.course.classroom.intake import MISSING, Submission
 from minidalle.course.classroom.lesson import Exercise, Lesson
 from minidalle.course.classroom.repair import Answers, repair, same
-from minidalle.course.classroom.sandbox import Limits
+from minidalle.course.classroom.sandbox import LEVELS, Limits
 from minidalle.course.classroom.session import Kernel, KernelError, StudentProcess
 
 ADDED = "added"  # the cell of what a student defined beside the answers
@@ -84,7 +84,8 @@ def grade_all(
         limits: of one student's process.
         told: takes a line on how far it is.
     """
-    jobs, limits = jobs or len(os.sched_getaffinity(0)), limits or Limits()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs, limits = jobs or cores, limits or Limits()
     results = [failed(s, lessons) for s in submissions if s.notebook is None and s.lesson]
     for name, lesson in lessons.items():
         todo = [s for s in submissions if s.notebook is not None and s.lesson == name]
@@ -103,6 +104,8 @@ def grade_lesson(lesson, todo: list[Submission], seed: int, jobs: int, limits: L
     except KernelError as error:
         told(str(error))
         return [failed(replace(s, notebook=None, fault=str(error)), {lesson.name: lesson}) for s in todo]
+    if (level := kernel.ready()["level"]) != LEVELS[0]:
+        told(f"Isolation of students' code: {level}. docs/teaching.md says what that does not stop.\n")
     with kernel, ThreadPoolExecutor(jobs) as pool:
         waiting = {
             pool.submit(grade_notebook, kernel, s, answers, seed, limits): s

@@ -73,7 +73,8 @@ class Exercise:
     @cached_property
     def values(self) -> list[str]:
         """List the numbers and other values that an answer sets."""
-        names = [name for node in ast.parse(self.stub).body for name in stored(node)]
+        tools = ast.Import | ast.ImportFrom | ast.ClassDef
+        names = [name for node in ast.parse(self.stub).body if not isinstance(node, tools) for name in stored(node)]
         return [name for name in dict.fromkeys(names) if name not in self.functions]
 
     @cached_property

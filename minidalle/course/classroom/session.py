@@ -105,7 +105,9 @@ def needed_cells(lesson: Lesson, answers: list[str] | None) -> list[str]:
         return lesson.own_cells
     tests = [source for exercise in lesson.exercises for source in (exercise.tests, exercise.solution)]
     own = statements(lesson.own_cells)
-    return [own[i] for i in slice_of(own, needed([*tests, *answers]))]
+    begins = [i for i, source in enumerate(own) if source.startswith("course.begin(")]  # says which weights are needed
+    names = needed([*tests, *answers]) | ({"course"} if begins else set())
+    return [own[i] for i in sorted({*begins, *slice_of(own, names)})]
 
 
 def environment(folder: str) -> dict[str, str]:
