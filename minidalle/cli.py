@@ -51,7 +51,7 @@ EXAMPLES = {
     "data": "minidalle data check data/scenes",
     "classroom": "minidalle classroom grade submissions",
     "reference": "minidalle reference runs/seed0 runs/seed1 runs/seed2",
-}
+} | EDIT_EXAMPLES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, run, summary: str, computes: bool = True) -> argparse.ArgumentParser:
         plain = argparse.RawDescriptionHelpFormatter
-        example = f"example:\n  {(EXAMPLES | EDIT_EXAMPLES)[name]}"
+        example = f"example:\n  {EXAMPLES[name]}"
         sub = commands.add_parser(name, help=summary, description=summary, epilog=example, formatter_class=plain)
         sub.set_defaults(run=run)
         if computes:

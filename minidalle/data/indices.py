@@ -70,7 +70,8 @@ def header_of(path: Path) -> tuple[list[str], str]:
         if first_of(NAMES, header) and first_of(CAPTIONS, header):
             return header, delimiter
     raise ValueError(
-        f"{path} begins with {line.strip()[:60]!r}; a line that names the columns was expected, such as file_name,text."
+        f"{path.name} begins with {line.strip()[:60]!r}; a line that names the columns was expected, such as "
+        f"file_name,text: mend {path}."
     )
 
 

@@ -49,7 +49,7 @@ ATTACKS = {
     "not a number": "def area(w, h): return float('nan')",
     "an object that runs code where it is unpickled": """
         class Bomb:
-            def __reduce__(self): return (open, ("/tmp/minidalle-pickled", "w"))
+            def __reduce__(self): return (open, ("/var/tmp/minidalle-pickled", "w"))
         def area(w, h): return Bomb()""",
     "an endless list": """
         loop = []
@@ -269,7 +269,7 @@ def test_an_attack_gains_nothing_and_harms_nobody(kernel, attack, tmp_path, monk
     assert mark.points == 0 and mark.reason, mark
     assert str(tiny.SECRET) not in mark.reason and "777" not in mark.reason, mark
     assert canary.read_text() == "marks of the class"
-    assert not Path("/tmp/minidalle-pickled").exists()
+    assert not Path("/var/tmp/minidalle-pickled").exists()
 
 
 def test_after_all_attacks_an_honest_answer_counts_in_full_and_no_process_is_left(kernel):
