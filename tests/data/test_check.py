@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import MICRO
 from made import CAPTIONS, MAKERS, metadata_jsonl, picture, put
-from test_pictures import folder_of
+from test_picture_source import folder_of
 
 from minidalle.cli import main
 from minidalle.data.check import hints, inspect, to_text

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import MICRO
 from made import metadata_jsonl
-from test_pictures import folder_of
+from test_picture_source import folder_of
 
 from minidalle.cli import main
 from minidalle.data.pictures import Pictures
