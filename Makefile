@@ -9,23 +9,23 @@ help: ## this list
 
 install: .venv/.installed ## put the package and what its tests need into .venv (a minute)
 
-demo: .venv/.installed ## train everything from random weights and measure it (six to nine minutes)
+demo: .venv/.installed ## train everything from random weights and measure it (five to nine minutes)
 	.venv/bin/minidalle demo
 
 # The notebooks run one after the other, since each builds on what those before it trained, in a folder of their own.
-test: .venv/.installed .venv/.book ## every test, and every notebook as a learner runs it (15 minutes)
+test: .venv/.installed .venv/.book ## every test, and every notebook as a learner runs it (half an hour)
 	.venv/bin/pytest -n auto --maxprocesses 8
 	@models=$$(mktemp -d); trap 'rm -rf "$$models"' EXIT; \
 	MINIDALLE_BUDGET=quick MINIDALLE_MODELS="$$models" $(NBVAL) notebooks
 
 # At this budget nothing is learned, so the notebooks need not wait for one another: one thread and one folder for each.
-test-quick: .venv/.installed .venv/.book ## every test, and every notebook with hardly any training (three minutes)
+test-quick: .venv/.installed .venv/.book ## every test, and every notebook with hardly any training (eight minutes)
 	.venv/bin/pytest -q -n auto --maxprocesses 8
 	@models=$$(mktemp -d); trap 'rm -rf "$$models"' EXIT; export MINIDALLE_BUDGET=smoke OMP_NUM_THREADS=1; \
 	ls notebooks/*.ipynb | xargs -P "$$(getconf _NPROCESSORS_ONLN)" -I FILE \
 	    sh -c 'MINIDALLE_MODELS=$$(mktemp -d "$$0/XXXXXX") $(NBVAL) FILE' "$$models"
 
-test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (six minutes)
+test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (ten minutes)
 	.venv/bin/python tests/browser.py
 	.venv/bin/python tests/browser_classroom.py
 
