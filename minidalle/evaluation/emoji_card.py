@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from minidalle.data.emoji import Emoji, EmojiSet, shipped_emojis
-from minidalle.evaluation.gallery import CHUNK, Painter, picture_seeds
+from minidalle.evaluation.gallery import CHUNK, Painter, paint_all
 from minidalle.evaluation.metrics import Rate
 from minidalle.evaluation.tables import NOTE, cell, table
 from minidalle.pipeline import MiniDalle
@@ -112,13 +112,6 @@ def ask(emojis: EmojiSet, split: str, n: int, seed: int) -> list[int]:
     """Choose what is asked of a split: all of it, or n drawn at random."""
     there = emojis.of_split(split)
     return there if len(there) <= n else random.Random(f"emoji/{split}/{seed}").sample(there, n)
-
-
-def paint_all(paint: Painter, captions: list[str], seed: str) -> torch.Tensor:
-    """Paint captions, each with a seed of its own."""
-    seeds = picture_seeds(len(captions), seed)
-    parts = [slice(start, start + CHUNK) for start in range(0, len(captions), CHUNK)]
-    return torch.cat([paint(captions[part], seeds[part]) for part in parts])
 
 
 @torch.no_grad()
