@@ -15,6 +15,7 @@ import stat
 import textwrap
 import typing
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -252,8 +253,8 @@ def checked(name: str, kind: type, value: object):
     return value
 
 
-def find_folder(source: str | Path) -> Path:
-    """Find the folder of a run, or of shipped weights by their name.
+def find_folder(source: str | Path, kinds: Sequence[str] = ("clip",)) -> Path:
+    """Find the folder of a run, or of shipped weights by their name: those that hold one of these kinds.
 
     A folder of your own that is called like shipped weights is meant by a path, such as ./tiny.
     Raises: CheckpointError: when there is neither; the shipped names are listed.
@@ -263,7 +264,7 @@ def find_folder(source: str | Path) -> Path:
         for root in reversed(SHIPPED)
         if root.is_dir()
         for folder in root.iterdir()
-        if (folder / "clip.safetensors").is_file()
+        if any((folder / f"{kind}.safetensors").is_file() for kind in kinds)
     }
     if isinstance(source, str) and source in shipped:
         return shipped[source]

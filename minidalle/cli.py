@@ -12,31 +12,34 @@ from pathlib import Path
 import torch
 
 from minidalle import parallel
-from minidalle.checkpoint import CheckpointError, brief, find_folder, load_model, own_version, read_header
+from minidalle.checkpoint import brief, own_version
 from minidalle.checks import whole_number
 from minidalle.commands.data import add_data, evaluate_own
 from minidalle.commands.edits import EXAMPLES as EDIT_EXAMPLES
 from minidalle.commands.edits import add_edits
 from minidalle.commands.emoji import evaluate_emoji
+from minidalle.commands.info import info
 from minidalle.commands.terminal import Parser, path, preset_of, printable, silence, source, told
 from minidalle.data.batches import World
 from minidalle.data.folders import save_folder
 from minidalle.data.pictures import Pictures
-from minidalle.device import half_precision, pick_device, pick_threads, threads
+from minidalle.device import pick_device, pick_threads, threads
 from minidalle.evaluation import curves
-from minidalle.evaluation.report import has_two, report_card
+from minidalle.evaluation.report import System, has_two, report_card
 from minidalle.evaluation.tables import side_by_side, to_json, to_text
 from minidalle.pipeline import MAX_PICTURES, MiniDalle
+from minidalle.rivals import FAMILIES, Family, folder_of, from_pretrained
 from minidalle.tokenizer import BytePairTokenizer
 from minidalle.training.loop import TrainingError
-from minidalle.training.recipes import PRESETS
+from minidalle.training.recipes import PRESETS, Preset
 from minidalle.training.run import train
 from minidalle.training.stages import STACK, STAGES
-from minidalle.world.captions import known_words
 from minidalle.world.grammar import parse
 
 PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
+TRAINED = "runs/mine"  # where a training is kept; that of a rival under its own name
 MAX_SCALE = 64
+CARDS = {"emoji": evaluate_emoji}  # what measures the systems of another world than drawn scenes
 COLUMNS = 8  # pictures in a row of a written file
 MAX_SEED = 2**63  # beyond, torch has no seeds
 CHUNK = 64  # pictures that are drawn together, which bounds the memory
@@ -130,14 +133,15 @@ def add_trainings(command) -> None:
     sub = command("demo", demo, "train everything, print the report card, write a contact sheet")
     training_options(sub, "runs/demo")
     sub = command("train", train_command, "train stages of a stack")
-    known = f"{', '.join(STACK)}, all of these, or upsampler (default %(default)s)"
-    sub.add_argument("stage", nargs="?", default="all", choices=[*STAGES, "all"], metavar="STAGE", help=known)
+    known = f"{', '.join(STACK)}, all of these, upsampler, or a rival: {', '.join(FAMILIES)} (default %(default)s)"
+    stages = [*STAGES, *FAMILIES, "all"]
+    sub.add_argument("stage", nargs="?", default="all", choices=stages, metavar="STAGE", help=known)
     known = "captioned pictures of your own to train on, in place of drawn scenes"
     sub.add_argument("--data", type=path, metavar="PATH", help=known)
     sub.add_argument(
         "--no-flip", action="store_true", help="never mirror a picture of your own, whatever is said of it"
     )
-    training_options(sub, "runs/mine")
+    training_options(sub, TRAINED)
 
 
 def training_options(sub: argparse.ArgumentParser, out: str) -> None:
@@ -198,8 +202,11 @@ def add_tools(command) -> None:
 
 def train_command(args: argparse.Namespace) -> None:
     """Train the stages that were asked for."""
-    stages = STACK if args.stage == "all" else (args.stage,)
-    preset, started = preset_of(args), time.perf_counter()
+    if family := FAMILIES.get(args.stage):
+        preset, stages = rival_preset(family, args), tuple(family.stages)
+    else:
+        preset, stages = preset_of(args), STACK if args.stage == "all" else (args.stage,)
+    started = time.perf_counter()
     collection = Pictures(args.data, False if args.no_flip else None) if args.data else None
     with parallel.joined(args.device) as device:
         train(preset, args.recipe, args.out, stages, args.seed, device, args.resume, collection)
@@ -219,6 +226,20 @@ def demo(args: argparse.Namespace) -> None:
     print(f'Draw your own: minidalle generate "a red circle" --checkpoint {args.out}')
 
 
+def rival_preset(family: Family, args: argparse.Namespace) -> Preset:
+    """Make the preset of a rival, which has one size, and give its run a folder of its own where none was named."""
+    if args.preset != "tiny":
+        raise ValueError(f"The rival {family.name} has one size, that of tiny; leave --preset out.")
+    args.out = Path("runs") / family.name if args.out == Path(TRAINED) else args.out
+    return family.preset()
+
+
+def options_of(args: argparse.Namespace) -> dict[str, float]:
+    """Give what was chosen of how to draw."""
+    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def check_picture(path: Path) -> None:
     """Refuse, before anything is drawn, a file that no picture can be written to."""
     if path.suffix.lower() not in PICTURES or path.is_dir():
@@ -228,12 +249,12 @@ def check_picture(path: Path) -> None:
 def sheet(args: argparse.Namespace) -> None:
     """Draw the contact sheet of a stack."""
     check_picture(args.out)
-    pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
+    pipe = from_pretrained(args.checkpoint, args.device)
     check_scenes(pipe, args.checkpoint)
     draw_sheet(pipe, args.out)
 
 
-def draw_sheet(pipe: MiniDalle, path: Path) -> None:
+def draw_sheet(pipe: System, path: Path) -> None:
     """Draw the fixed prompts that a stack was trained for, from the same few seeds each, and keep all pictures."""
     from minidalle.evaluation.pictures import SHEET_PROMPTS, contact_sheet, save_figure
 
@@ -252,12 +273,11 @@ def generate(args: argparse.Namespace) -> None:
     whole_number(args.scale, "--scale", 1, MAX_SCALE)
     whole_number(args.n, "-n", 1, MAX_PICTURES)
     check_picture(args.out)
-    pipe = MiniDalle.from_pretrained(args.checkpoint, args.device)
+    pipe = from_pretrained(args.checkpoint, args.device)
     enlarged = pipe.upsampler.config.factor if args.upsample and pipe.upsampler else 1
-    side = args.scale * enlarged * pipe.decoder.config.unet.image_size
+    side = args.scale * enlarged * pipe.image_size
     check_pixels(args.n, side, side)
-    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "upsample": args.upsample}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = options_of(args) | ({"upsample": True} if args.upsample else {})
     drawn = []
     for first in range(0, args.n, CHUNK):
         noise = [torch.Generator().manual_seed(args.seed + k) for k in range(first, min(args.n, first + CHUNK))]
@@ -278,17 +298,21 @@ def generate(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Print the report card of a system, or of several side by side."""
-    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
-    options = {name: value for name, value in options.items() if value is not None}
-    pipes = {name: MiniDalle.from_pretrained(name, args.device) for name in args.checkpoints}
+    options = options_of(args)
+    pipes = {name: from_pretrained(name, args.device) for name in args.checkpoints}
     if args.data:
         return evaluate_own(pipes, args, options)
-    if all(pipe.world.get("name") == "emoji" for pipe in pipes.values()):
-        return evaluate_emoji(pipes, args, options)
+    worlds = {pipe.world.get("name", "scenes") for pipe in pipes.values()}
+    evaluate_world = CARDS.get(worlds.pop()) if len(worlds) == 1 else None
+    (evaluate_world or evaluate_scenes)(pipes, args, options)
+
+
+def evaluate_scenes(pipes: dict[str, System], args: argparse.Namespace, options: dict) -> None:
+    """Print the report card of systems that were trained on drawn scenes."""
     for name, pipe in pipes.items():
         check_scenes(pipe, name)
     cards = {
-        name: report_card(pipe, args.n, args.seed, args.test, find_folder(name), name, **options)
+        name: report_card(pipe, args.n, args.seed, args.test, folder_of(name), name, **options)
         for name, pipe in pipes.items()
     }
     first, *others = cards.values()
@@ -298,7 +322,7 @@ def evaluate(args: argparse.Namespace) -> None:
         print(side_by_side(cards) if others else to_text(first))
 
 
-def check_scenes(pipe: MiniDalle, name: str) -> None:
+def check_scenes(pipe: System, name: str) -> None:
     """Refuse to ask a system for drawn scenes that never saw any."""
     if pipe.world.get("name", "scenes") != "scenes":
         raise ValueError(
@@ -314,29 +338,6 @@ def bench_command(args: argparse.Namespace) -> None:
     print(json.dumps(bench(preset_of(args), pick_device(args.device)), indent=1))
 
 
-def info(args: argparse.Namespace) -> None:
-    """Print versions, device, words, and where a checkpoint comes from."""
-    device = pick_device(args.device)
-    precision = str(half_precision(device) or torch.float32).removeprefix("torch.")
-    print(f"minidalle {own_version()}, torch {torch.__version__}, device {device}, training precision {precision}")
-    folder, unusable = find_folder(args.checkpoint), []
-    print(f"words: {words_of(folder)}")
-    for kind in STAGES:
-        try:
-            model, header = load_model(STAGES[kind].model_class, folder)
-        except CheckpointError as error:
-            print(f"{kind}: {error}")
-            unusable += [kind] if kind in STACK else []
-            continue
-        count = sum(p.numel() for p in model.parameters()) / 1e6
-        keys = ("preset", "recipe", "seed", "seconds", "pictures")
-        origin = ", ".join(f"{key} {brief(header[key])}" for key in keys if key in header)
-        print(f"{kind}: {count:.2f} M parameters, {origin}, sha256 {header['sha256'][:12]}")
-    if unusable:
-        missing = " and ".join(unusable)
-        raise CheckpointError(f"{folder} draws nothing without a usable {missing}: train it, or name another folder.")
-
-
 def data_command(args: argparse.Namespace) -> None:
     """Write a sample of the world, some pictures at a time."""
     world = World(args.size, seed=0)
@@ -345,17 +346,6 @@ def data_command(args: argparse.Namespace) -> None:
     rest = (world.batch(step, min(CHUNK, args.n - number)) for step, number in enumerate(numbers, 1))
     save_folder(itertools.chain([first], rest), args.out)
     print(f"Wrote {args.n} pictures and metadata.jsonl to {args.out}.")
-
-
-def words_of(folder: Path) -> str:
-    """Say which words a system knows; byte pairs know all."""
-    try:
-        tokenizer = read_header(folder / "clip.safetensors", "clip").get("tokenizer")
-        if isinstance(tokenizer, dict) and tokenizer.get("kind") == "bpe":
-            return f"any, as {len(tokenizer.get('merges', ()))} merges of byte pairs; few mean something to it"
-    except CheckpointError:
-        pass  # said below, for each model
-    return " ".join(known_words())
 
 
 def classroom(args: argparse.Namespace) -> None:

@@ -154,6 +154,21 @@ class MiniDalle:
         models = {kind: model for kind, (model, _) in loaded.items()}
         return cls(**models, tokenizer=tokenizer, device=device, rephrase=rephrase, world=world, **processes)
 
+    @property
+    def image_size(self) -> int:
+        """Give the width of a picture that the decoder draws, in pixels."""
+        return self.decoder.config.unet.image_size
+
+    @property
+    def models(self) -> dict[str, torch.nn.Module]:
+        """Give what a picture takes, by kind."""
+        return {"clip": self.clip, self.prior.kind: self.prior, "decoder": self.decoder}
+
+    @property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Give what is called to draw, by name."""
+        return {"text tower": self.clip.text_tower, "prior": self.prior, "decoder": self.decoder}
+
     @torch.no_grad()
     def __call__(
         self,

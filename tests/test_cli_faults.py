@@ -19,6 +19,7 @@ from PIL import Image
 
 from minidalle import __main__, cli
 from minidalle.cli import EXAMPLES, main, parser
+from minidalle.commands import info
 from minidalle.data.folders import load_folder
 from minidalle.training.loop import Stopped
 from minidalle.training.recipes import PRESETS
@@ -142,7 +143,7 @@ def test_no_command_dies_of_a_letter_that_the_terminal_does_not_know(encoding, m
     assert main(["generate", "ein grüner Kreis · 円 \udc80", "--checkpoint", str(micro_run)]) == 1
     with pytest.raises(SystemExit):
         main(["é"])
-    monkeypatch.setattr(cli, "known_words", lambda: ["é", "円", "·", "\ud83d"])
+    monkeypatch.setattr(info, "known_words", lambda: ["é", "円", "·", "\ud83d"])
     assert main(["info", str(micro_run), "--device", "cpu"]) == 0
     shown = [stream.buffer.getvalue() for stream in streams if stream.flush() is None]
     assert "usage: minidalle".encode(encoding)[2:] in shown[0] and b"minidalle"[:1] in shown[1]
@@ -189,7 +190,7 @@ def test_a_stop_and_a_lack_are_said_in_one_line(error, code, said, tmp_path, mon
 def test_a_header_is_not_echoed_raw_or_at_length(micro_run, monkeypatch, capsys):
     model = SimpleNamespace(parameters=list)
     header = {"preset": "\x1b[31m" + "long " * 9999, "recipe": {"a": ["\r"] * 999}, "sha256": "0" * 64}
-    monkeypatch.setattr(cli, "load_model", lambda *_: (model, header))
+    monkeypatch.setattr(info, "load_model", lambda *_: (model, header))
     assert main(["info", str(micro_run), "--device", "cpu"]) == 0
     shown = capsys.readouterr().out.split("words:")[1]
     assert all(line.isprintable() for line in shown.splitlines()) and len(shown) < 4000

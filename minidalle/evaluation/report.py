@@ -6,11 +6,13 @@ shows; those of the test split are asked on request only, so that no choice is e
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from minidalle.checkpoint import read_header
 from minidalle.evaluation.features import features_of
@@ -21,7 +23,8 @@ from minidalle.evaluation.paraphrase import paraphrase
 from minidalle.evaluation.readers import SCENES, Reader
 from minidalle.evaluation.tables import to_json as to_json
 from minidalle.evaluation.tables import to_text as to_text
-from minidalle.pipeline import MiniDalle
+from minidalle.pipeline import MiniDalle, Output
+from minidalle.tokenizer import Tokenizer
 from minidalle.world.captions import Description, describe, matches, write
 from minidalle.world.render import render
 from minidalle.world.scenes import BACKGROUNDS, PLACES, SIZES, Scene, draw_scene
@@ -53,12 +56,27 @@ def draw_prompts(n: int, two_objects: float, split: str, seed: str) -> list[Aske
     return asked
 
 
-def has_two(pipe: MiniDalle) -> bool:
+class System(Protocol):
+    """What draws captions: MiniDalle, or a rival."""
+
+    world: dict  # what its models say of the world they were trained on
+    tokenizer: Tokenizer
+    models: dict[str, nn.Module]  # what a picture takes, by kind
+    networks: dict[str, nn.Module]  # what is called to draw, by name
+
+    def captions(self, prompts: Sequence[str], rephrase: bool = True) -> list[str]:
+        """Bring prompts into the words that the models know."""
+
+    def __call__(self, prompt: str | Sequence[str], **options) -> Output:
+        """Draw pictures of prompts."""
+
+
+def has_two(pipe: System) -> bool:
     """Tell whether a system was trained on scenes of two objects."""
     return pipe.world.get("two_objects", 1) > 0
 
 
-def pipeline_painter(pipe: MiniDalle, **options) -> Painter:
+def pipeline_painter(pipe: System, **options) -> Painter:
     """Make a painter of a pipeline; the options are those of its call."""
 
     def paint(captions: list[str], seeds: list[int]) -> torch.Tensor:
@@ -67,7 +85,7 @@ def pipeline_painter(pipe: MiniDalle, **options) -> Painter:
     return paint
 
 
-def understood_by(pipe: MiniDalle, rephrase: bool = True) -> Understand:
+def understood_by(pipe: System, rephrase: bool = True) -> Understand:
     """Make the function from a prompt to the words that a pipeline encodes; it refuses what the pipeline refuses."""
 
     def understand(prompt: str) -> str:
@@ -287,10 +305,10 @@ def readings(answers: list[Answer | None]) -> list:
     return [answer and answer.reading for answer in answers]
 
 
-def count_calls(pipe: MiniDalle, **options) -> dict[str, int]:
+def count_calls(pipe: System, **options) -> dict[str, int]:
     """Count how often each network is called for one picture."""
-    calls = {"text tower": 0, "prior": 0, "decoder": 0}
-    networks = dict(zip(calls, (pipe.clip.text_tower, pipe.prior, pipe.decoder), strict=True))
+    networks = pipe.networks
+    calls = dict.fromkeys(networks, 0)
 
     def count(name: str) -> Callable:
         def hook(*_) -> None:
@@ -307,14 +325,14 @@ def count_calls(pipe: MiniDalle, **options) -> dict[str, int]:
     return calls
 
 
-def training_seconds(folder: Path) -> dict[str, float]:
+def training_seconds(folder: Path, kinds: Iterable[str]) -> dict[str, float]:
     """Read how long the models of a folder were trained, where their headers say so."""
-    headers = {kind: read_header(folder / f"{kind}.safetensors", kind) for kind in ("clip", "prior", "decoder")}
+    headers = {kind: read_header(folder / f"{kind}.safetensors", kind) for kind in kinds}
     return {kind: header["seconds"] for kind, header in headers.items() if "seconds" in header}
 
 
 def report_card(
-    pipe: MiniDalle,
+    pipe: System,
     n: int = 500,
     seed: int = 0,
     test: bool = False,
@@ -337,12 +355,12 @@ def report_card(
     words = {"rephrase": understood_by(pipe), "as_typed": understood_by(pipe, rephrase=False)}
     card = measure(paint, n, seed, has_two(pipe), test, name=name, **words)
     where = f"report/test/retrieval/{seed}" if test else f"report/retrieval/{seed}"
-    card["retrieval"] = retrieval(pipe, RETRIEVED, where, card["split"])
-    parts = {"clip": pipe.clip, "prior": pipe.prior, "decoder": pipe.decoder}
+    if isinstance(pipe, MiniDalle):
+        card["retrieval"] = retrieval(pipe, RETRIEVED, where, card["split"])
     card["cost"] |= {
-        "parameters": {part: sum(p.numel() for p in model.parameters()) for part, model in parts.items()},
+        "parameters": {part: sum(p.numel() for p in model.parameters()) for part, model in pipe.models.items()},
         "network calls a picture": count_calls(pipe, **options),
     }
     if folder:
-        card["cost"]["training seconds"] = training_seconds(folder)
+        card["cost"]["training seconds"] = training_seconds(folder, pipe.models)
     return card

@@ -94,7 +94,7 @@ class GraphedTrainer(Trainer):
 
     def _whole(self, loss_at: StageLoss) -> None:
         with autocast(self.device, self.dtype):
-            loss = loss_at.of(self.model, self.batch, self.generator)
+            loss = loss_at.of(self.model, self.batch, self.generator, self.step_number)
         self.update(loss, self.step_number, self.decay_now)
 
     def _record(self, loss_at: StageLoss) -> None:

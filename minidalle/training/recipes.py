@@ -16,8 +16,6 @@ from minidalle.unet import UNetConfig
 from minidalle.upsampler import UpsamplerConfig
 from minidalle.world.captions import TOKENIZER
 
-LossConfig = PriorLossConfig | AutoregressivePriorLossConfig | DecoderLossConfig | UpsamplerLossConfig
-
 
 @dataclass(frozen=True)
 class StageRecipe:
@@ -32,7 +30,7 @@ class StageRecipe:
     decay_share: float = 0.5  # last part of the training, over which both fall to zero
     ema_decay: float = 0.99  # of the averaged weights, the ones that are kept
     clip_norm: float = 1.0  # longest gradient of all parameters together
-    loss: LossConfig | None = None  # CLIP's has no numbers of its own
+    loss: object = None  # the config of its loss, such as PriorLossConfig; CLIP's has none
     hard_negatives: bool = False  # whether every second picture differs from the one before it in one attribute
     full_captions: float = 0.0  # share of captions that state everything
 
@@ -79,10 +77,11 @@ class Preset:
 
 def fitted(preset: Preset, tokenizer: Tokenizer) -> Preset:
     """Give a preset the sizes that a tokenizer asks for."""
-    models, length = dict(preset.models), tokenizer.context_length
-    models["clip"] = replace(models["clip"], vocab_size=tokenizer.vocab_size, context_length=length)
-    for prior in {"prior", "ar_prior"} & set(models):
-        models[prior] = replace(models[prior], context_length=length)
+    sizes = {"vocab_size": tokenizer.vocab_size, "context_length": tokenizer.context_length}
+    models = {
+        stage: replace(config, **{name: size for name, size in sizes.items() if hasattr(config, name)})
+        for stage, config in preset.models.items()
+    }
     return replace(preset, models=models)
 
 

@@ -22,8 +22,8 @@ from minidalle.device import choose_threads, half_precision, threads
 from minidalle.training.loop import delayed_stop, fit
 from minidalle.training.recipes import Preset, fitted
 from minidalle.training.stages import (
+    KNOWN,
     STACK,
-    STAGES,
     LossAt,
     StageLoss,
     collection_of,
@@ -55,7 +55,7 @@ def train(
         preset: the sizes, and the recipes to choose from.
         recipe_name: one of the preset's recipes.
         folder: of the run; made when missing. Metrics go to <stage>.metrics.jsonl.
-        stages: which of STAGES, in this order; prior and decoder need the folder's clip.
+        stages: which stages, in this order; prior and decoder need the folder's clip.
         seed: of the weights and of all that is drawn, 0 to 2**63 - 1.
         device: where to train; None: on the CPU.
         resume: whether to take up what was stopped; finished stages of the same recipe and seed are then skipped.
@@ -67,8 +67,9 @@ def train(
     if recipe_name not in preset.recipes:
         known = ", ".join(preset.recipes)
         raise ValueError(f'The preset {preset.name} has no recipe "{recipe_name}"; choose one of {known}.')
-    if unknown := [stage for stage in stages if stage not in preset.recipes[recipe_name].stages]:
-        raise ValueError(f'"{unknown[0]}" is no stage of {preset.name}; choose of {", ".join(STAGES)}.')
+    known = preset.recipes[recipe_name].stages
+    if unknown := [stage for stage in stages if stage not in known]:
+        raise ValueError(f'"{unknown[0]}" is no stage of {preset.name}; choose of {", ".join(known)}.')
     seed = checked_seed(seed)
     device = device or torch.device("cpu")
     collection = collection or collection_of(preset, preset.recipes[recipe_name])
@@ -143,7 +144,7 @@ def train_stage(
         averaged = fit(model, loss_at, how, stage, state_path, before is not None, keep, origin, progress)
     spent = {"seconds": round(time.perf_counter() - started, 1), "pictures": how.steps * how.batch_size}
     machine = {"version": own_version(), "device": device.type, "precision": precision, "threads": number}
-    tokenizer = {"tokenizer": collection.tokenizer.to_dict()} if stage == "clip" else {}
+    tokenizer = {"tokenizer": collection.tokenizer.to_dict()} if "clip" not in KNOWN[stage].needs else {}
     if first:
         with delayed_stop():
             save_model(folder, averaged, {**origin, **tokenizer, **spent, **machine})
@@ -165,11 +166,11 @@ def prepare(
     recipe = preset.recipes[recipe_name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = STAGES[stage].model_class(preset.models[stage]).to(device, torch.float32)
+        model = KNOWN[stage].model_class(preset.models[stage]).to(device, torch.float32)
     if preset.compiled and device.type == "cuda":
         model.to(memory_format=torch.channels_last).compile()
     needs, source = load_needs(stage, needs_folder, device), stage_source(stage, preset, recipe, seed, collection)
-    STAGES[stage].before(model, source, **needs)
+    KNOWN[stage].before(model, source, **needs)
     frozen = frozen_parts(stage, preset, needs, device)
     return model, StageLoss(stage, source, recipe.stages[stage], frozen, device)
 
@@ -195,7 +196,7 @@ def origin_of(
     }
     if stage in preset.diffusion:
         origin["diffusion"] = asdict(preset.diffusion[stage])
-    for name in STAGES[stage].needs:
+    for name in KNOWN[stage].needs:
         origin[name] = checkpoint.read_header(needs_folder / f"{name}.safetensors", name)["sha256"]
     return json.loads(json.dumps(origin))
 
@@ -224,7 +225,7 @@ def stopped_training(path: Path, stage: str, origin: dict, model: torch.nn.Modul
     try:
         header = read_state(path)
         other = changed(header["origin"] or {}, origin)
-        if other and set(other) <= set(STAGES[stage].needs):
+        if other and set(other) <= set(KNOWN[stage].needs):
             print(
                 f"{stage} is trained from the start: what is kept learned from another {' and another '.join(other)}."
             )
@@ -303,7 +304,7 @@ def is_finished(folder: Path, stage: str, origin: dict) -> bool:
     Raises: AccessError: when it holds one that may not be read.
     """
     try:
-        header = checkpoint.load_model(STAGES[stage].model_class, folder)[1]
+        header = checkpoint.load_model(KNOWN[stage].model_class, folder)[1]
     except MissingError:
         return False
     except AccessError:

@@ -35,6 +35,7 @@ class Stage:
     needs: tuple[str, ...] = ()  # stages whose trained models the loss takes, frozen
     sizes: Callable[[object], dict] = lambda config: {}  # what else the loss takes, of the model's config
     before: Callable[..., None] = lambda model, source, **needs: None  # what is done to a new model, before all steps
+    sees_progress: bool = False  # whether the loss takes the share of the training that is done, `progress`, as well
 
 
 @torch.no_grad()
@@ -60,18 +61,24 @@ COLLECTIONS: dict[str, Callable[[Recipe], Collection]] = {
     "scenes": lambda recipe: Scenes(recipe.two_objects),
     "emoji": lambda recipe: EmojiCollection(shipped_emojis()),
 }
+KNOWN = dict(STAGES)  # and those of the rivals, once they are imported
 STACK = ("clip", "prior", "decoder")  # what text to picture takes, in the order of training; the upsampler stands alone
+
+
+def register(stages: dict[str, Stage]) -> None:
+    """Make stages of further families known."""
+    KNOWN.update(stages)
 
 
 def load_needs(stage: str, folder: Path, device: torch.device) -> dict[str, nn.Module]:
     """Load the trained models that a stage learns from."""
-    needs = STAGES[stage].needs
-    return {name: load_model(STAGES[name].model_class, folder)[0].to(device).eval() for name in needs}
+    needs = KNOWN[stage].needs
+    return {name: load_model(KNOWN[name].model_class, folder)[0].to(device).eval() for name in needs}
 
 
 def frozen_parts(stage: str, preset: Preset, needs: dict[str, nn.Module], device: torch.device) -> dict:
     """Put together what a stage's loss takes beside model and batch: trained models, its process, sizes."""
-    parts = STAGES[stage].sizes(preset.models[stage]) | needs
+    parts = KNOWN[stage].sizes(preset.models[stage]) | needs
     if stage == "clip":
         parts["gather"] = parallel.gather  # it alone compares the rows of a batch with one another
     if stage in preset.diffusion:
@@ -95,11 +102,13 @@ class StageLoss:
         if (number := parallel.number()) > 1:
             batch = batch.part(parallel.rank(), number)
             generator = losses.Share(generator, parallel.rank(), number)
-        return self.of(model, batch.to(self.device), generator)
+        return self.of(model, batch.to(self.device), generator, step)
 
-    def of(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        """Give the model's loss of a batch: ()."""
-        return STAGES[self.stage].loss(model, batch, generator, self.recipe.loss, **self.frozen)
+    def of(self, model: nn.Module, batch: Batch, generator: torch.Generator, step: int | torch.Tensor) -> torch.Tensor:
+        """Give the model's loss of a batch: (). Within a CUDA graph the step is a tensor."""
+        stage = KNOWN[self.stage]
+        more = {"progress": step / self.recipe.steps} if stage.sees_progress else {}
+        return stage.loss(model, batch, generator, self.recipe.loss, **self.frozen, **more)
 
 
 def collection_of(preset: Preset, recipe: Recipe) -> Collection:

@@ -1,0 +1,136 @@
+"""The discrete variational autoencoder: a picture as a grid of codes from a codebook, and back.
+
+An encoder gives for each cell of the grid a distribution over the codes. A code is drawn from it by the Gumbel-softmax
+relaxation, which gradients pass, and a decoder draws the picture from the codes.
+Paper: Ramesh et al. 2021 (DALL-E), sec. 2.1 and appendix A; Jang et al. 2017 (Gumbel-softmax).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from minidalle.data.batches import Batch
+from minidalle.losses import EVEN, Noise, rows_of
+from minidalle.rivals.pictures import PictureDecoder, PictureEncoder
+
+
+@dataclass(frozen=True)
+class DiscreteVAEConfig:
+    """Sizes of the discrete VAE."""
+
+    image_size: int = 32  # pixels
+    num_codes: int = 128  # K, of the codebook
+    widths: tuple[int, ...] = (32, 64)  # channels of each level on the way down; each level halves the picture
+
+    @property
+    def grid(self) -> int:
+        """Give the number of cells along each side."""
+        return self.image_size // 2 ** len(self.widths)
+
+
+@dataclass(frozen=True)
+class DiscreteVAELossConfig:
+    """What shapes the negative ELBO; plain: straight_through 0."""
+
+    scale: float = 0.1  # of the Laplace distribution of a pixel around what is drawn
+    kl_weight: float = 1.0  # beta, after its warm-up
+    kl_warmup: float = 0.2  # share of the training over which the weight rises from 0
+    hot: float = 1.0  # temperature of the relaxation at the start
+    cold: float = 1 / 16  # and at the end, appendix A.2
+    cooling: float = 0.8  # share of the training over which it falls
+
+
+class DiscreteVAE(nn.Module):
+    """Encode a picture as a grid of codes; draw a picture from one."""
+
+    kind, config_class = "dvae", DiscreteVAEConfig
+
+    def __init__(self, config: DiscreteVAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = PictureEncoder(config.widths, 1)
+        self.to_logits = nn.Conv2d(config.widths[-1], config.num_codes, 1)
+        self.codebook = nn.Parameter(torch.randn(config.num_codes, config.widths[-1]))
+        self.decoder = PictureDecoder(config.widths[::-1], 1, config.grid)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of the codes (B, cells, K), row by row, for pictures (B, 3, H, W)."""
+        h = self.encoder(images, images.new_zeros(len(images), 1))  # no caption: its scale and shift are constants
+        return rearrange(self.to_logits(h), "b k rows columns -> b (rows columns) k").float()
+
+    def draw(self, shares: torch.Tensor) -> torch.Tensor:
+        """Draw pictures (B, 3, H, W) from shares of the codes (B, cells, K), in the limit one-hot."""
+        h = rearrange(shares @ self.codebook, "b (rows columns) w -> b w rows columns", rows=self.config.grid)
+        return self.decoder(h, h.new_zeros(len(h), 1)).float()
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the likeliest codes (B, cells), int64, of pictures (B, 3, H, W)."""
+        return self.logits(images).argmax(-1)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Draw pictures (B, 3, H, W) from codes (B, cells)."""
+        return self.draw(F.one_hot(codes, self.config.num_codes).float())
+
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor, temperature: float | torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode pictures, draw relaxed codes by Gumbel noise (B, cells, K), and draw the pictures again.
+
+        Returns: pictures (B, 3, H, W), logits (B, cells, K).
+        """
+        logits = self.logits(images)
+        return self.draw(gumbel_softmax(logits, noise, temperature)), logits
+
+
+def gumbel_noise(shares: torch.Tensor) -> torch.Tensor:
+    """Turn numbers evenly drawn from 0 to 1 into numbers of the standard Gumbel distribution."""
+    tiny = torch.finfo(shares.dtype).tiny
+    return -(-shares.clamp(tiny, 1 - 2**-24).log()).log()
+
+
+def gumbel_softmax(logits: torch.Tensor, noise: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """Draw shares (..., K) whose largest is a draw from softmax(logits); one-hot as the temperature falls to 0.
+
+    Paper: Jang et al. 2017, eq. 2.
+    """
+    return ((logits + noise) / temperature).softmax(-1)
+
+
+def kl_to_uniform(logits: torch.Tensor) -> torch.Tensor:
+    """Give KL(softmax(logits) || uniform) in nats over the last dimension: log K minus the entropy."""
+    log_p = logits.log_softmax(-1)
+    return math.log(logits.shape[-1]) + (log_p.exp() * log_p).sum(-1)
+
+
+def log_likelihood(images: torch.Tensor, drawn: torch.Tensor, scale: float) -> torch.Tensor:
+    """Give log p(picture | what is drawn) in nats, for Laplace-distributed pixels around it: (B,)."""
+    return -((images - drawn).abs() / scale + math.log(2 * scale)).flatten(1).sum(1)
+
+
+def dvae_loss(
+    model: nn.Module, batch: Batch, generator: Noise, config: DiscreteVAELossConfig, progress: float | torch.Tensor
+) -> torch.Tensor:
+    """Learn to draw pictures again from codes that are nearly evenly used: the negative ELBO over the pixels.
+
+    Paper: Ramesh et al. 2021, sec. 2.1 and appendix A.2 (temperature and weight by schedule). We differ: the pixels
+    are Laplace-distributed, not logit-Laplace, which needs no output for their scale and no mapping of the pixels.
+    """
+    sizes = next(part for part in model.modules() if isinstance(part, DiscreteVAE)).config
+    noise = gumbel_noise(rows_of(EVEN, (len(batch.images), sizes.grid**2, sizes.num_codes), generator))
+    progress = torch.as_tensor(progress, dtype=torch.float32)  # within a CUDA graph it is a tensor
+    cooled, risen = ((progress / max(share, 1e-6)).clamp(max=1) for share in (config.cooling, config.kl_warmup))
+    temperature = config.hot * (config.cold / config.hot) ** cooled
+    drawn, logits = model(batch.images, noise.to(batch.images.device), temperature.to(batch.images.device))
+    kl = kl_to_uniform(logits).sum(1)
+    loss = config.kl_weight * risen * kl - log_likelihood(batch.images, drawn, config.scale)
+    return loss.mean() / batch.images[0].numel()
+
+
+def codebook_usage(codes: torch.Tensor, num_codes: int) -> tuple[int, float]:
+    """Count the codes that occur among some (any shape), and their perplexity: num_codes where all occur equally."""
+    shares = torch.bincount(codes.flatten(), minlength=num_codes).double() / codes.numel()
+    return int((shares > 0).sum()), float(torch.special.entr(shares).sum().exp())

@@ -1,0 +1,109 @@
+"""Train rivals by shares of their quick recipe, measure each, and collect the cards that notebook 21 draws.
+
+    python tools/rival_cards.py train runs/rivals vae --seed 0 --share 1.0     # one training and its card
+    python tools/rival_cards.py time runs/rivals --steps 12                    # seconds a step, of all, in turn, idle
+    python tools/rival_cards.py collect runs/rivals --out data/reference/rivals.json
+
+A card holds the share of prompts followed, seen and held out, by number of facts; diversity; Frechet distance; costs.
+Trainings beside one another spoil each other's seconds, so time measures a step of each alone, and collect multiplies.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from minidalle.device import choose_threads, threads
+from minidalle.evaluation.report import report_card
+from minidalle.evaluation.tables import to_json
+from minidalle.rivals import FAMILIES, Family, from_pretrained
+from minidalle.training.recipes import Preset
+from minidalle.training.run import prepare, train
+from minidalle.training.stages import collection_of
+from minidalle.training.trainer import Trainer
+
+
+def preset_of(family: Family, share: float) -> Preset:
+    """Give the preset of a family whose quick recipe has a share of its steps."""
+    preset = family.preset()
+    recipe = preset.recipes["quick"]
+    stages = {name: replace(how, steps=max(2, round(share * how.steps))) for name, how in recipe.stages.items()}
+    return replace(preset, recipes={"quick": replace(recipe, stages=stages)})
+
+
+def train_one(args: argparse.Namespace) -> None:
+    """Train one rival and keep its card beside it."""
+    family = FAMILIES[args.family]
+    folder = args.runs / f"{family.name}-{args.share:g}-{args.seed}"
+    train(preset_of(family, args.share), "quick", folder, tuple(family.stages), args.seed, resume=True)
+    card = report_card(from_pretrained(folder / f"{family.name}.safetensors", "cpu"), args.n, args.seed, folder=folder)
+    (folder / "card.json").write_text(to_json(card) + "\n", encoding="utf-8")
+    exact = {kind: rates["exact"].share for kind, rates in card["following"].items()}
+    print(f"{folder.name}: {exact}")
+
+
+def time_all(args: argparse.Namespace) -> None:
+    """Measure the seconds of a step of every stage, in turn, twice, with the threads of a training; keep the faster."""
+    found: dict[str, dict[str, float]] = {}
+    for _ in range(2):
+        for family in FAMILIES.values():
+            for stage, how in family.preset().recipes["quick"].stages.items():
+                needs, preset = args.runs / f"{family.name}-1-0", family.preset()
+                collection = collection_of(preset, preset.recipes["quick"])
+                model, loss_at = prepare(preset, "quick", stage, 0, torch.device("cpu"), needs, collection)
+                with threads(choose_threads(None)[0]):
+                    trainer = Trainer(model.train(), how)
+                    trainer.step(loss_at, 0)
+                    started = time.perf_counter()
+                    for step in range(1, args.steps):
+                        trainer.step(loss_at, step)
+                    seconds = (time.perf_counter() - started) / (args.steps - 1)
+                there = found.setdefault(family.name, {})
+                there[stage] = min(seconds, there.get(stage, seconds))
+                print(f"{family.name}, {stage}: {1000 * there[stage]:.1f} ms a step", flush=True)
+    (args.runs / "seconds.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Write all cards into one file, with the seconds that their trainings take on an idle machine."""
+    seconds = json.loads((args.runs / "seconds.json").read_text(encoding="utf-8"))
+    rows = []
+    for path in sorted(args.runs.glob("*/card.json")):
+        name, share, seed = path.parent.name.rsplit("-", 2)
+        card = json.loads(path.read_text(encoding="utf-8"))
+        recipe = preset_of(FAMILIES[name], float(share)).recipes["quick"]
+        spent = sum(seconds[name][stage] * how.steps for stage, how in recipe.stages.items())
+        card["cost"]["training seconds"] = round(spent, 1)
+        rows.append({"family": name, "share": float(share), "seed": int(seed), "card": card})
+    args.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    print(f"Wrote {args.out}: {len(rows)} cards.")
+
+
+def main() -> None:
+    """Run a command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    sub = commands.add_parser("train", help="train one rival and measure it")
+    sub.set_defaults(run=train_one)
+    sub.add_argument("runs", type=Path)
+    sub.add_argument("family", choices=FAMILIES)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--share", type=float, default=1.0, help="of the steps of quick (default %(default)s)")
+    sub.add_argument("-n", type=int, default=200, help="prompts of each kind (default %(default)s)")
+    sub = commands.add_parser("time", help="measure a step of every stage")
+    sub.set_defaults(run=time_all)
+    sub.add_argument("runs", type=Path)
+    sub.add_argument("--steps", type=int, default=12)
+    sub = commands.add_parser("collect", help="write all cards into one file")
+    sub.set_defaults(run=collect)
+    sub.add_argument("runs", type=Path)
+    sub.add_argument("--out", type=Path, default=Path("data/reference/rivals.json"))
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
