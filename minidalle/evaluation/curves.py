@@ -74,6 +74,17 @@ def load(preset: str, recipe: str, stage: str) -> list[dict]:
     return []
 
 
+def shipped(name: str) -> list | dict:
+    """Read a file of figures that come with the package, such as the cards of rivals in rivals.json.
+
+    Raises: ValueError: when there is none of that name.
+    """
+    for folder in FOLDERS:
+        if (folder / name).is_file():
+            return json.loads((folder / name).read_text(encoding="utf-8"))
+    raise ValueError(f"{name} does not come with this package: install it again.")
+
+
 def final_loss(curve: list[tuple[int, float]] | dict) -> float:
     """Give the mean loss of the last tenth of the steps of a curve, as drawn or as shipped."""
     points = list(zip(curve["steps"], curve["losses"], strict=True)) if isinstance(curve, dict) else curve

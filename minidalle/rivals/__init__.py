@@ -1,4 +1,4 @@
-"""The other roads from a caption to a picture, each small and whole, in a file of its own.
+"""Rival families of text-to-image models, each small and whole, in a file of its own.
 
 All are trained by the package's own loop, kept as its checkpoints, drawn and measured by its commands. A new one is a
 file with a FAMILY, and a line below.

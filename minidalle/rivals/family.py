@@ -23,7 +23,7 @@ from minidalle.training.stages import Stage
 
 @dataclass(frozen=True)
 class Family:
-    """A road from captions to pictures: what it trains, by which numbers, and how it draws."""
+    """A way from captions to pictures: what it trains, by which numbers, and how it draws."""
 
     name: str
     summary: str  # in one line, for people

@@ -1,7 +1,7 @@
 """The variational autoencoder, told what to draw by a caption; and the plain autoencoder that cannot draw anew.
 
 An encoder names for each picture a Gaussian of codes, a decoder draws a picture from a code and the caption, and the
-Gaussians are kept near the standard normal, so that codes can be drawn without a picture.
+Gaussians are kept near one that the caption alone names, so that codes can be drawn without a picture.
 Paper: Kingma and Welling 2014, sec. 2; with captions: Sohn et al. 2015, sec. 4.
 """
 
@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import nn
 
 from minidalle.data.batches import Batch
+from minidalle.layers import zero_init
 from minidalle.losses import Noise, draw_normal
 from minidalle.rivals.family import Family, Rival
 from minidalle.rivals.pictures import PictureDecoder, PictureEncoder
@@ -21,12 +22,15 @@ from minidalle.samplers import draw_noise
 from minidalle.training.recipes import StageRecipe
 from minidalle.training.stages import Stage
 
+Gaussian = tuple[torch.Tensor, torch.Tensor]  # mean and log variance, (B, D) each
+
 
 @dataclass(frozen=True)
 class VAEConfig(RivalConfig):
     """Sizes of the variational autoencoder."""
 
     code_dim: int = 32  # numbers that stand for a picture
+    learned_prior: bool = True  # whether codes are drawn around what the caption says; else around 0
     widths: tuple[int, ...] = (32, 64, 96)  # channels of each level on the way down
 
     @property
@@ -61,12 +65,21 @@ class VAE(nn.Module):
         )
         self.code_to_emb = nn.Linear(config.code_dim, config.text_width)
         self.decoder = PictureDecoder(config.widths[::-1], config.text_width, config.map_size, config.text_width)
+        self.to_prior = zero_init(nn.Linear(config.text_width, 2 * config.code_dim))
 
-    def encode(self, images: torch.Tensor, emb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, images: torch.Tensor, emb: torch.Tensor) -> Gaussian:
         """Give mean and log variance of the codes (B, D) of pictures (B, 3, H, W) and captions (B, W)."""
         h = self.encoder(images, emb)
         mean, log_variance = self.to_code(rearrange(h, "b c h w -> b (c h w)")).float().chunk(2, dim=-1)
         return mean, log_variance.clamp(-12, 4)
+
+    def prior(self, emb: torch.Tensor) -> Gaussian:
+        """Give mean and log variance of the codes (B, D) that captions (B, W) leave possible.
+
+        Paper: Sohn et al. 2015, eq. 4; in Kingma and Welling's every caption has the standard normal.
+        """
+        mean, log_variance = self.to_prior(emb).float().chunk(2, dim=-1)
+        return (mean, log_variance.clamp(-12, 4)) if self.config.learned_prior else (0 * mean, 0 * log_variance)
 
     def decode(self, code: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """Draw pictures (B, 3, H, W) of codes (B, D) and encoded captions."""
@@ -76,24 +89,32 @@ class VAE(nn.Module):
 
     def forward(
         self, images: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor, noise: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, Gaussian, Gaussian]:
         """Encode pictures, draw a code of each by its noise (B, D), and draw the pictures again.
 
-        Returns: pictures (B, 3, H, W), mean and log variance (B, D).
-        Paper: Kingma and Welling 2014, sec. 2.4 (reparameterisation: code = mean + sigma * noise).
+        Returns: pictures (B, 3, H, W); mean and log variance of their codes (B, D), and of those of their captions.
         """
         text = self.text(tokens, mask)
-        mean, log_variance = self.encode(images, text[0])
-        code = mean + (0.5 * log_variance).exp() * noise
-        return self.decode(code, text, mask), mean, log_variance
+        posterior, prior = self.encode(images, text[0]), self.prior(text[0])
+        return self.decode(draw_code(*posterior, noise), text, mask), posterior, prior
 
 
-def kl_divergence(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Give KL(N(mean, variance) || N(0, 1)) in nats, summed over the last dimension.
+def draw_code(mean: torch.Tensor, log_variance: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Turn standard normal noise (B, D) into codes, such that gradients reach mean and variance.
 
-    Paper: Kingma and Welling 2014, appendix B.
+    Paper: Kingma and Welling 2014, sec. 2.4 (reparameterisation).
     """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+    return mean + (0.5 * log_variance).exp() * noise
+
+
+def kl_divergence(p: Gaussian, q: Gaussian) -> torch.Tensor:
+    """Give KL(p || q) in nats of Gaussians with independent coordinates, summed over the last dimension.
+
+    Paper: Kingma and Welling 2014, appendix B, for a standard normal q.
+    """
+    (mean, log_variance), (other, other_log_variance) = p, q
+    squares = (mean - other).square() + log_variance.exp()
+    return 0.5 * (squares / other_log_variance.exp() - 1 + other_log_variance - log_variance).sum(-1)
 
 
 def log_likelihood(images: torch.Tensor, drawn: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -110,17 +131,17 @@ def vae_loss(model: nn.Module, batch: Batch, generator: Noise, config: VAELossCo
     """
     code_dim = next(part for part in model.modules() if isinstance(part, VAE)).config.code_dim
     noise = draw_normal(batch.images.new_empty(len(batch.images), code_dim), generator)
-    drawn, mean, log_variance = model(batch.images, batch.tokens, batch.mask, noise)
+    drawn, posterior, prior = model(batch.images, batch.tokens, batch.mask, noise)
     weight = config.kl_weight * min(1.0, progress / config.kl_warmup) if config.kl_warmup else config.kl_weight
-    loss = weight * kl_divergence(mean, log_variance) - log_likelihood(batch.images, drawn, config.sigma)
+    loss = weight * kl_divergence(posterior, prior) - log_likelihood(batch.images, drawn, config.sigma)
     return loss.mean() / batch.images[0].numel()
 
 
 def draw(rival: Rival, tokens: torch.Tensor, mask: torch.Tensor, generator: Noise) -> torch.Tensor:
     """Draw a code for each caption, and its picture."""
     model, text = rival.models["vae"], rival.models["vae"].text(tokens, mask)
-    code = draw_noise(text[0].new_empty(len(tokens), model.config.code_dim), generator)
-    return model.decode(code, text, mask)
+    noise = draw_noise(text[0].new_empty(len(tokens), model.config.code_dim), generator)
+    return model.decode(draw_code(*model.prior(text[0]), noise), text, mask)
 
 
 def recipe(steps: int, ema_decay: float) -> StageRecipe:

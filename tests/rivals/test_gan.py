@@ -24,7 +24,9 @@ CONFIG = GANConfig(TOKENIZER.vocab_size, TOKENIZER.context_length, 16, 1, 2, ima
 PLAIN = GANLossConfig(all_wrong=False, r1_weight=0.0, ma_weight=0.0)
 PENALISED = GANLossConfig(all_wrong=True, r1_weight=0.7, ma_weight=0.3, ma_power=2.0, penalized=0.5)
 SMALL = replace(
-    gan.FAMILY, models={"gan": CONFIG}, recipes={"quick": {"gan": replace(gan.recipe(6, 0.9), batch_size=4)}}
+    gan.FAMILY,
+    models={"gan": replace(CONFIG, image_size=32)},
+    recipes={"quick": {"gan": replace(gan.recipe(6, 0.9), batch_size=4)}},
 )
 TOKENS = torch.tensor([[1, 2], [1, 3], [1, 2]])  # the first and the last caption are the same
 

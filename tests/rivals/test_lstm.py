@@ -23,7 +23,9 @@ from minidalle.world.captions import TOKENIZER
 
 CONFIG = LSTMConfig(TOKENIZER.vocab_size, text_width=8, image_size=16, decoder_widths=(8, 8), encoder_widths=(4, 4))
 SMALL = replace(
-    lstm.FAMILY, models={"lstm": CONFIG}, recipes={"quick": {"lstm": replace(lstm.recipe(6, 0.9), batch_size=4)}}
+    lstm.FAMILY,
+    models={"lstm": replace(CONFIG, image_size=32, decoder_widths=(8, 8, 8), encoder_widths=(4, 4, 4))},
+    recipes={"quick": {"lstm": replace(lstm.recipe(6, 0.9), batch_size=4)}},
 )
 
 

@@ -1,6 +1,7 @@
 """The variational autoencoder: KL and ELBO against torch.distributions and a closed form, and its loss by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,11 +20,15 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@given(st.floats(-3, 3), st.floats(-6, 3))
-def test_the_kl_is_that_of_torch(mean, log_variance):
-    mean, log_variance = torch.full((2, 3), mean), torch.full((2, 3), log_variance)
-    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(-1)
-    torch.testing.assert_close(vae.kl_divergence(mean, log_variance), expected, rtol=1e-4, atol=1e-5)
+NUMBERS, LOGARITHMS = st.floats(-3, 3, width=32), st.floats(-4, 3, width=32)
+
+
+@given(st.tuples(NUMBERS, LOGARITHMS, NUMBERS, LOGARITHMS))
+def test_the_kl_is_that_of_torch(numbers):
+    mean, log_variance, other, other_log_variance = (torch.full((2, 3), number).double() for number in numbers)
+    p, q = Normal(mean, (0.5 * log_variance).exp()), Normal(other, (0.5 * other_log_variance).exp())
+    found = vae.kl_divergence((mean, log_variance), (other, other_log_variance))
+    torch.testing.assert_close(found, kl_divergence(p, q).sum(-1))
 
 
 def test_the_likelihood_is_that_of_torch():
@@ -39,7 +44,8 @@ def elbo_of_a_linear_decoder(mean: torch.Tensor, log_variance: torch.Tensor) -> 
     drawn = (code[:, None] * weights).view(-1, 3, 1, 1)
     likelihood = log_likelihood(picture.view(1, 3, 1, 1), drawn, sigma)
     density = Normal(mean, (0.5 * log_variance).exp()).log_prob(code).exp() * (code[1] - code[0])
-    bound = (density * likelihood).sum() - vae.kl_divergence(mean[None], log_variance[None])
+    prior = torch.zeros(1).double(), torch.zeros(1).double()
+    bound = (density * likelihood).sum() - vae.kl_divergence((mean[None], log_variance[None]), prior)
     evidence = MultivariateNormal(
         torch.zeros(3).double(), weights[:, None] * weights + sigma**2 * torch.eye(3).double()
     )
@@ -61,8 +67,8 @@ def test_the_loss_is_the_negative_elbo_with_a_weight_that_rises(progress, share)
     model, batch, config = VAE(CONFIG), World(16).batch(0, 4), VAELossConfig(kl_warmup=0.3)
     loss = vae_loss(model, batch, generator(5), config, progress)
     noise = torch.randn(4, CONFIG.code_dim, generator=generator(5))
-    drawn, mean, log_variance = model(batch.images, batch.tokens, batch.mask, noise)
-    expected = share * vae.kl_divergence(mean, log_variance) - log_likelihood(batch.images, drawn, config.sigma)
+    drawn, posterior, prior = model(batch.images, batch.tokens, batch.mask, noise)
+    expected = share * vae.kl_divergence(posterior, prior) - log_likelihood(batch.images, drawn, config.sigma)
     torch.testing.assert_close(loss, expected.mean() / (3 * 16 * 16))
 
 
@@ -82,3 +88,11 @@ def test_a_better_code_is_learned_through_the_noise():
     torch.nn.init.normal_(model.to_code.weight, std=0.1)
     vae_loss(model, batch, generator(), VAELossConfig(kl_weight=0.0), 1.0).backward()
     assert model.to_code.weight.grad.abs().sum() > 0 and math.isfinite(model.to_code.weight.grad.sum())
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_caption_moves_the_codes_only_where_the_prior_is_learned(learned):
+    model, batch = VAE(replace(CONFIG, learned_prior=learned)), World(16).batch(0, 2)
+    torch.nn.init.normal_(model.to_prior.weight)
+    mean, log_variance = model.prior(model.text(batch.tokens, batch.mask)[0])
+    assert (mean.abs().sum() > 0) == (log_variance.abs().sum() > 0) == learned
