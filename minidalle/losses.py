@@ -7,7 +7,7 @@ training (a frozen CLIP, the diffusion process) comes last.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 from minidalle.ar_prior import AutoregressivePrior
 from minidalle.clip import CLIP, contrastive_loss
 from minidalle.data.batches import Batch
+from minidalle.degrade import DegradationConfig, degrade
 from minidalle.diffusion import GaussianDiffusion
 from minidalle.layers import TextEncoding, scale_embedding
 from minidalle.upsampler import blur, crop, enlarge, shrink
@@ -53,10 +54,12 @@ class DecoderLossConfig:
 
 @dataclass(frozen=True)
 class UpsamplerLossConfig:
-    """What shapes the upsampler's loss."""
+    """What shapes an upsampler's loss; the paper blurs for the first and degrades for the second."""
 
     p_blur: float = 0.5  # share of small pictures that are blurred
     blur_sigma: float = 0.6  # in their pixels, sec. 2.1
+    p_degrade: float = 0.0  # share of small pictures that are spoilt in many ways, see degrade.py
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
 
 
 @dataclass(frozen=True)
@@ -189,12 +192,16 @@ def upsampler_loss(
 ) -> torch.Tensor:
     """Learn to draw a crop of a large picture, shown the same crop of the small one, enlarged and often blurred.
 
-    Paper: sec. 2.1 (blurred conditions; training on crops).
+    Paper: sec. 2.1 (blurred or degraded conditions; training on crops).
     """
     images = batch.images
     low = shrink(images, factor)
     blurred = draw_mask(batch, config.p_blur, generator)
     low = torch.where(blurred[:, None, None, None], blur(low, config.blur_sigma), low)
+    if config.p_degrade:
+        spoilt = draw_mask(batch, config.p_degrade, generator)[:, None, None, None]
+        draws = rows_of(EVEN, (len(low), 2, 4), generator).to(low.device)
+        low = torch.where(spoilt, degrade(low, draws, draw_normal(low, generator), config.degradation), low)
     places = (images.shape[2] - crop_size) // factor + 1  # whole pixels of the small picture
     corners = factor * draw_integers(places, (len(images), 2), generator).to(images.device)
     enlarged = crop(enlarge(low, factor), corners, crop_size)

@@ -25,14 +25,14 @@ from minidalle.layers import TextEncoding
 from minidalle.prior import DiffusionPrior, choose_candidate
 from minidalle.samplers import SAMPLERS, Noise, Step, draw_noise, last
 from minidalle.tokenizer import Tokenizer
-from minidalle.upsampler import Upsampler, enlarge
+from minidalle.upsampler import SecondUpsampler, Upsampler, enlarge
 
 NUM_CANDIDATES = 2  # of z_image for each picture, of which one is taken; sec. 2.2
 CANDIDATE_MARGIN = 0.03  # of a cosine, see choose_candidate; 0 is the paper's
 PAPER = DiffusionConfig()
 UPSAMPLER_STEPS = 12  # we differ: table 3 has 27
 MAX_PICTURES = 1024  # of a call, which bounds the memory
-NO_UPSAMPLER = 'There is no upsampler here: train one beside the rest with "minidalle train upsampler", or do without.'
+UPSAMPLERS: dict[str, type[Upsampler]] = {"upsampler": Upsampler, "upsampler_2": SecondUpsampler}  # one after the other
 
 Prior = DiffusionPrior | AutoregressivePrior
 PRIORS: dict[str, type[Prior]] = {"diffusion": DiffusionPrior, "autoregressive": AutoregressivePrior}
@@ -64,10 +64,10 @@ class MiniDalle:
         clip, prior, decoder: the three models; the prior is either of PRIORS.
         tokenizer: the one that CLIP was trained with.
         device: where to compute; None: on the CPU.
-        upsampler: draws pictures again at twice their width; None: not there.
+        upsampler, upsampler_2: draw pictures again at twice their width, one after the other; None: not there.
         rephrase: brings a prompt into words that the models know; None: prompts are taken as they are.
         world: what the models say of the world they were trained on, its name first of all.
-        prior_diffusion, decoder_diffusion, upsampler_diffusion: the processes that the models were trained for.
+        *_diffusion: the processes that the models were trained for.
     """
 
     def __init__(
@@ -83,20 +83,24 @@ class MiniDalle:
         prior_diffusion: DiffusionConfig = PAPER,
         decoder_diffusion: DiffusionConfig = PAPER,
         upsampler_diffusion: DiffusionConfig = PAPER,
+        upsampler_2: SecondUpsampler | None = None,
+        upsampler_2_diffusion: DiffusionConfig = PAPER,
     ):
         self.device = device or torch.device("cpu")
         self.clip, self.prior, self.decoder = (m.to(self.device).eval() for m in (clip, prior, decoder))
-        self.upsampler = upsampler and upsampler.to(self.device).eval()
+        self.upsamplers = [m.to(self.device).eval() for m in (upsampler, upsampler_2) if m is not None]
         self.tokenizer, self.rephrase, self.world = tokenizer, rephrase, world or {}
-        self.prior_diffusion, self.decoder_diffusion, self.upsampler_diffusion = (
-            config.build().to(self.device) for config in (prior_diffusion, decoder_diffusion, upsampler_diffusion)
+        self.image_size = decoder.config.unet.image_size  # pixels, of what the decoder draws
+        self.prior_diffusion, self.decoder_diffusion, *self.upsampler_diffusions = (
+            config.build().to(self.device)
+            for config in (prior_diffusion, decoder_diffusion, upsampler_diffusion, upsampler_2_diffusion)
         )
 
     @classmethod
     def from_pretrained(
         cls, source: str | Path = "tiny", device: str | None = None, prior: str = "diffusion"
     ) -> "MiniDalle":
-        """Load a system: the shipped one by its name, or the folder of a run; the upsampler where there is one.
+        """Load a system: the shipped one by its name, or the folder of a run; upsamplers where there are any.
 
         Args:
             source: the name or the folder.
@@ -112,8 +116,10 @@ class MiniDalle:
         folder = find_folder(source)
         pieces = {"clip": CLIP, "prior": PRIORS[prior], "decoder": Decoder}
         loaded = {kind: load_model(model, folder) for kind, model in pieces.items()}
-        if (folder / "upsampler.safetensors").exists():
-            loaded["upsampler"] = load_model(Upsampler, folder)
+        for kind, model in UPSAMPLERS.items():
+            if not (folder / f"{kind}.safetensors").exists():
+                break  # the second draws what the first has drawn
+            loaded[kind] = load_model(model, folder)
         return cls.from_pieces(loaded, pick_device(device), str(folder))
 
     @classmethod
@@ -123,7 +129,7 @@ class MiniDalle:
         """Put models together that were loaded one by one.
 
         Args:
-            loaded: a model and its header for each of clip, prior, decoder, and perhaps upsampler. Where there is an
+            loaded: a model and its header for each of clip, prior, decoder, and perhaps upsamplers. Where there is an
                 ar_prior beside a prior, it is left out.
             device: where to compute.
             where: they come from, for messages.
@@ -139,7 +145,7 @@ class MiniDalle:
                 )
         try:
             tokenizer = Tokenizer.from_dict(clip_header["tokenizer"])
-            worlds = [header["world"] for kind, header in headers.items() if kind != "upsampler"]
+            worlds = [header["world"] for kind, header in headers.items() if kind not in UPSAMPLERS]
             world = min(worlds, key=lambda world: world.get("two_objects", 0))
             rephrase = find_language(world["name"])(world) if world["name"] in LANGUAGES else None
             processes = {
@@ -153,11 +159,6 @@ class MiniDalle:
             ) from error
         models = {kind: model for kind, (model, _) in loaded.items()}
         return cls(**models, tokenizer=tokenizer, device=device, rephrase=rephrase, world=world, **processes)
-
-    @property
-    def image_size(self) -> int:
-        """Give the width of a picture that the decoder draws, in pixels."""
-        return self.decoder.config.unet.image_size
 
     @property
     def models(self) -> dict[str, torch.nn.Module]:
@@ -182,7 +183,7 @@ class MiniDalle:
         sampler: str = "dpm",
         z_image: torch.Tensor | None = None,
         return_steps: bool = False,
-        upsample: bool = False,
+        upsample: int = 0,
         rephrase: bool = True,
     ) -> Output:
         """Draw pictures of prompts.
@@ -199,14 +200,13 @@ class MiniDalle:
             sampler: the decoder's, a key of SAMPLERS.
             z_image: (B, D), drawn in place of what the prior would find; B = prompts times pictures of each.
             return_steps: whether to keep the decoder's film strip.
-            upsample: whether the upsampler draws each picture again at twice its width.
+            upsample: how many upsamplers draw each picture again, each at twice the width; True is one.
             rephrase: whether prompts are brought into the words of training; if not, each word must be known.
 
         Raises: ValueError: on a prompt that is empty or not understood (the part is named); on numbers that make no
-            sense; without an upsampler to upsample with; when a picture is not finite.
+            sense; without enough upsamplers; when a picture is not finite.
         """
-        if upsample and self.upsampler is None:
-            raise ValueError(NO_UPSAMPLER)
+        self._check_upsamplers(upsample)
         prompts = texts(prompt, "The prompt")
         number = whole_number(num_images_per_prompt, "num_images_per_prompt", 1, MAX_PICTURES // len(prompts) or 1)
         whole_number(len(prompts), "The number of prompts", 1, MAX_PICTURES)
@@ -222,8 +222,8 @@ class MiniDalle:
             if return_steps:
                 steps.append(step.pred_x_start.float().cpu())
         images = step.x_prev.float().clamp(-1, 1)
-        if upsample:
-            images = self.upsample(images, UPSAMPLER_STEPS, generator)
+        for number in range(upsample):
+            images = self.upsample(images, UPSAMPLER_STEPS, generator, number)
         images = images.cpu()
         if not images.isfinite().all():
             raise ValueError("A picture holds values that are not finite: the weights or the settings are unusable.")
@@ -328,18 +328,27 @@ class MiniDalle:
         yield from SAMPLERS[sampler](self.decoder_diffusion, model, noise, num_steps, generator=generator)
 
     @torch.no_grad()
-    def upsample(self, images: torch.Tensor, num_steps: int = UPSAMPLER_STEPS, generator: Noise = None) -> torch.Tensor:
-        """Draw pictures (B, 3, H, W) in [-1, 1] again at twice their width, by DDIM: (B, 3, 2 H, 2 W)."""
-        if self.upsampler is None:
-            raise ValueError(NO_UPSAMPLER)
-        enlarged = enlarge(images.to(self.device), self.upsampler.config.factor)
+    def upsample(
+        self, images: torch.Tensor, num_steps: int = UPSAMPLER_STEPS, generator: Noise = None, number: int = 0
+    ) -> torch.Tensor:
+        """Draw pictures (B, 3, H, W) in [-1, 1] again at twice their width, by DDIM and upsampler 0 or 1."""
+        self._check_upsamplers(number + 1)
+        model, diffusion = self.upsamplers[number], self.upsampler_diffusions[number]
+        enlarged = enlarge(images.to(self.device), model.config.factor)
 
         def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             with autocast(self.device):
-                return self.upsampler(x_t, t, enlarged).float()
+                return model(x_t, t, enlarged).float()
 
         noise = draw_noise(enlarged, generator)
-        return last(SAMPLERS["ddim"](self.upsampler_diffusion, predict, noise, num_steps)).clamp(-1, 1)
+        return last(SAMPLERS["ddim"](diffusion, predict, noise, num_steps)).clamp(-1, 1)
+
+    def _check_upsamplers(self, number: int) -> None:
+        """Raise ValueError unless there are so many upsamplers."""
+        there = len(self.upsamplers)
+        if not isinstance(number, int) or not 0 <= number <= there:
+            found = f"upsample is {number!r}, and upsamplers here: {there}" if there else "There is no upsampler here"
+            raise ValueError(f'{found}: train one beside the rest with "minidalle train {[*UPSAMPLERS][there % 2]}".')
 
 
 def find_language(name: str) -> Callable[[dict], Rephrase]:

@@ -62,6 +62,12 @@ class Upsampler(nn.Module):
         return enlarged + self.unet(torch.cat([x_t, enlarged], dim=1), t)
 
 
+class SecondUpsampler(Upsampler):
+    """Draw once more, at twice the width again; the paper's second upsampler has fewer parameters as well."""
+
+    kind = "upsampler_2"
+
+
 def enlarge(images: torch.Tensor, factor: int) -> torch.Tensor:
     """Stretch pictures (B, C, H, W) to (B, C, factor * H, factor * W), bilinearly."""
     return F.interpolate(images, scale_factor=float(factor), mode="bilinear", align_corners=False)

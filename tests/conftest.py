@@ -35,6 +35,7 @@ _STAGE = StageRecipe(steps=12, batch_size=8, matrix_lr=0.02, lr=2e-3, warmup_ste
 _UNET = UNetConfig(
     image_size=16, channels=8, channel_mults=(1, 2), num_blocks=1, attention_levels=(1,), emb_dim=16, context_dim=16
 )
+_CONVOLUTIONS = replace(_UNET, in_channels=6, attention_levels=(), context_dim=0)
 MICRO = Preset(
     name="micro",
     models={
@@ -64,7 +65,8 @@ MICRO = Preset(
             num_buckets=8,
         ),
         "decoder": DecoderConfig(_UNET, embed_dim=16, text_width=16),
-        "upsampler": UpsamplerConfig(replace(_UNET, in_channels=6, attention_levels=(), context_dim=0), image_size=32),
+        "upsampler": UpsamplerConfig(_CONVOLUTIONS, image_size=32),
+        "upsampler_2": UpsamplerConfig(_CONVOLUTIONS, image_size=64),
     },
     recipes={
         "quick": Recipe(
@@ -75,6 +77,7 @@ MICRO = Preset(
                 "ar_prior": replace(_STAGE, loss=AutoregressivePriorLossConfig()),
                 "decoder": replace(_STAGE, loss=DecoderLossConfig()),
                 "upsampler": replace(_STAGE, loss=UpsamplerLossConfig()),
+                "upsampler_2": replace(_STAGE, loss=UpsamplerLossConfig(p_degrade=0.5)),
             },
         )
     },

@@ -173,7 +173,7 @@ def test_the_prior_is_sampled_with_fresh_noise_and_the_upsampler_without(pipe, m
             return sampler(diffusion, model, x_t, steps, **options)
 
         monkeypatch.setitem(SAMPLERS, name, spy)
-    pipe.upsampler = Upsampler(MICRO.models["upsampler"])
+    pipe.upsamplers = [Upsampler(MICRO.models["upsampler"])]
     draw(pipe, upsample=True, prior_num_inference_steps=5)
     assert asked == [
         ("ddpm", (1, 2, 16), 5, False),
@@ -185,7 +185,7 @@ def test_the_prior_is_sampled_with_fresh_noise_and_the_upsampler_without(pipe, m
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_picture_k_of_a_batch_is_the_picture_of_its_generator_alone(pipe, sampler):
     prompts = [PROMPT, "on a grey background a large pink ring to the right of a small green cross"]
-    pipe.upsampler = Upsampler(MICRO.models["upsampler"])
+    pipe.upsamplers = [Upsampler(MICRO.models["upsampler"])]
     options = {"sampler": sampler, "upsample": True}
     out = draw(pipe, prompts, num_images_per_prompt=2, generator=[noise(seed) for seed in range(4)], **options)
     for k in range(4):

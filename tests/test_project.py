@@ -28,6 +28,7 @@ NOT_METHOD = ("__main__.py", "cli.py", "checkpoint.py", "device.py", "checks.py"
 GRADERS = tuple(f"course/classroom/{name}.py" for name in ("kernel", "marker", "student"))  # run cells, in a sandbox
 BEYOND = (
     "ar_prior.py",
+    "degrade.py",
     "pca.py",
     "edits.py",
     "inpaint.py",

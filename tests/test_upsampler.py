@@ -16,6 +16,7 @@ from minidalle import checkpoint, losses
 from minidalle.checkpoint import CheckpointError, config_to_dict, find_folder, load_model, save_model
 from minidalle.cli import main
 from minidalle.data.batches import World
+from minidalle.degrade import DegradationConfig
 from minidalle.diffusion import DiffusionConfig
 from minidalle.losses import UpsamplerLossConfig, upsampler_loss
 from minidalle.pipeline import MiniDalle
@@ -23,7 +24,7 @@ from minidalle.training.recipes import PRESETS, TINY
 from minidalle.training.run import train
 from minidalle.training.stages import step_generator
 from minidalle.unet import UNet
-from minidalle.upsampler import Upsampler, UpsamplerConfig, blur, crop, enlarge, shrink
+from minidalle.upsampler import SecondUpsampler, Upsampler, UpsamplerConfig, blur, crop, enlarge, shrink
 from minidalle.world import oracle
 from minidalle.world.captions import describe, matches
 from minidalle.world.render import render
@@ -263,11 +264,12 @@ def test_a_stack_with_an_upsampler_draws_twice_as_large_when_asked(folder):
     assert large.tensor.min() >= -1 and large.tensor.max() <= 1
     plain = enlarge(small.tensor, 2)
     assert 0 < (large.tensor - plain).abs().mean() < (large.tensor - plain.flip(3)).abs().mean()
-    assert not pipe.upsampler.training and not any(p.requires_grad for p in pipe.upsampler.parameters())
+    (model,) = pipe.upsamplers
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
 def test_an_untrained_upsampler_enlarges(pipe):
-    pipe.upsampler = Upsampler(CONFIG)
+    pipe.upsamplers = [Upsampler(CONFIG)]
     images = World(16, 0).batch(0, 4).images
     torch.testing.assert_close(pipe.upsample(images), enlarge(images, 2))
     with pytest.raises(ValueError, match="number of sampling steps is 0"):
@@ -288,7 +290,7 @@ def test_a_damaged_upsampler_is_not_passed_over(folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"upsampler\.safetensors is truncated"):
         MiniDalle.from_pretrained(broken)
     save_model(broken, awake(), {"diffusion": config_to_dict(DiffusionConfig())})
-    assert MiniDalle.from_pretrained(broken).upsampler is not None
+    assert len(MiniDalle.from_pretrained(broken).upsamplers) == 1
 
 
 def test_the_commands_train_it_and_draw_with_it(micro_run, tmp_path, monkeypatch, capsys):
@@ -305,3 +307,32 @@ def test_the_commands_train_it_and_draw_with_it(micro_run, tmp_path, monkeypatch
         assert picture.size == (32, 32)
     assert main(["info", str(folder)]) == 0
     assert "upsampler: 0." in capsys.readouterr().out
+
+
+def test_two_upsamplers_draw_one_after_the_other(pipe):
+    first, second = (kind(MICRO.models[kind.kind]) for kind in (Upsampler, SecondUpsampler))
+    pipe.upsamplers = [first]
+    with pytest.raises(ValueError, match=r'upsample is 2, and .* here: 1: .* train upsampler_2"'):
+        pipe("a red circle", num_inference_steps=1, upsample=2)
+    pipe.upsamplers = [first, second]
+    options = {"num_inference_steps": 1, "generator": torch.Generator().manual_seed(0)}
+    assert pipe("a red circle", upsample=2, **options).tensor.shape == (1, 3, 64, 64)
+    assert pipe("a red circle", upsample=True, **options).tensor.shape == (1, 3, 32, 32)
+    for wrong in (3, -1, 1.5, "2"):
+        with pytest.raises(ValueError, match="upsample is"):
+            pipe("a red circle", upsample=wrong)
+
+
+def test_the_second_upsampler_is_shown_spoilt_pictures():
+    """Of one noise, degraded small pictures make another loss than plain ones, and 0 of them the same."""
+    model, batch = SecondUpsampler(MICRO.models["upsampler_2"]).train(), World(64, 0).batch(0, 4)
+    diffusion = DiffusionConfig().build()
+
+    def loss(**config) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return upsampler_loss(model, batch, generator, UpsamplerLossConfig(p_blur=0.0, **config), diffusion, 16, 2)
+
+    plain, spoilt = loss(), loss(p_degrade=1.0)
+    assert torch.isfinite(spoilt) and spoilt != plain
+    none = DegradationConfig(max_sigma=0.0, sizes=(1.0,), max_noise=0.0, min_quality=100.0)
+    assert abs(loss(p_degrade=1.0, degradation=none) - loss(p_degrade=1e-9, degradation=none)) < 1e-3

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minidalle.device import autocast, half_precision, pick_device
 from minidalle.evaluation.bench import matmul_rate, peak_memory
+from minidalle.rivals import FAMILIES
 from minidalle.training.graphs import WARMUP_STEPS, make_trainer
 from minidalle.training.recipes import PRESETS
 from minidalle.training.stages import STACK, STAGES, StageLoss, frozen_parts, stage_source
@@ -58,6 +59,8 @@ def parts(work: Path, smoke: bool) -> list[Part]:
         found += training("emoji", work, "emoji", "full")
     found.append(Part("large", [*own, "--large"], 200, {}, "large"))
     if not smoke:
+        for name in rivals():
+            found += training(f"rival {name}", work, "tiny", "full", n=200)
         nbval = [*pytest, "-W", "default", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120"]
         models = {"MINIDALLE_BUDGET": "quick", "MINIDALLE_MODELS": str(work / "models")}
         found.append(Part("notebooks", [*nbval, "notebooks"], 300, models))
@@ -67,10 +70,16 @@ def parts(work: Path, smoke: bool) -> list[Part]:
     return found
 
 
+def rivals() -> list[str]:
+    """Name the rivals to train; one that is but a stage of another is trained with it."""
+    stages = [stage for family in FAMILIES.values() for stage in family.stages if stage != family.name]
+    return [name for name in FAMILIES if name not in stages]
+
+
 def training(name: str, work: Path, preset: str, recipe: str, seed: int = 0, n: int = 500) -> list[Part]:
-    """List a training of a whole stack and its report card."""
-    run = str(work / name.replace(" ", "-"))
-    train = [*CLI, "train", "all", "--preset", preset, "--recipe", recipe, "--seed", str(seed), "--out", run]
+    """List a training of a whole stack, or of a rival, and its report card."""
+    run, what = str(work / name.replace(" ", "-")), name.removeprefix("rival ") if name.startswith("rival ") else "all"
+    train = [*CLI, "train", what, "--preset", preset, "--recipe", recipe, "--seed", str(seed), "--out", run]
     card = [*CLI, "evaluate", run, "-n", str(n), "--json"]
     return [Part(f"train {name}", train, 300), Part(f"card {name}", card, 100, {}, name)]
 

@@ -10,7 +10,8 @@ import argparse
 from pathlib import Path
 
 from minidalle import checkpoint
-from minidalle.training.stages import STAGES
+from minidalle.rivals import FAMILIES as FAMILIES  # makes the stages of rivals known
+from minidalle.training.stages import KNOWN
 
 OWN = ("format_version", "kind", "sha256")  # of the header, which save writes itself
 
@@ -18,7 +19,7 @@ OWN = ("format_version", "kind", "sha256")  # of the header, which save writes i
 def ship(run: Path, folder: Path) -> None:
     """Write each model of a run in float16; models that learned from one another still name each other's hash."""
     hashes: dict[str, tuple[str, str]] = {}  # of the file there, and of the file here
-    for stage, how in STAGES.items():
+    for stage, how in KNOWN.items():
         source = run / f"{stage}.safetensors"
         if not source.exists():
             continue

@@ -11,7 +11,7 @@ from minidalle.pipeline import MiniDalle
 from minidalle.training.stages import STACK, STAGES
 
 SHIPPED = "tiny"
-LESSONS = {"clip": "02", "prior": "07", "ar_prior": "12", "decoder": "08", "upsampler": "09"}
+LESSONS = {"clip": "02", "prior": "07", "ar_prior": "12", "decoder": "08", "upsampler": "09", "upsampler_2": "09"}
 SYSTEM = ("clip", "prior", "decoder", "upsampler")  # what a pipeline is made of; the other prior is asked for by name
 
 

@@ -26,8 +26,8 @@ from minidalle.training.stages import Stage
 class AutoencoderConfig(RivalConfig):
     """Sizes of the autoencoder."""
 
-    code_dim: int = 32  # numbers that stand for a picture, as many as the variational one has
-    widths: tuple[int, ...] = (32, 64, 96)  # channels of each level on the way down
+    code_dim: int = 32  # numbers that stand for a picture
+    widths: tuple[int, ...] = (24, 48, 64)  # channels of each level on the way down
 
     @property
     def map_size(self) -> int:
@@ -101,7 +101,7 @@ FAMILY = Family(
     summary="plain autoencoder, two squared losses",
     stages={"autoencoder": Stage(Autoencoder, autoencoder_loss)},
     models={"autoencoder": AutoencoderConfig()},
-    recipes={"quick": {"autoencoder": recipe(1500, 0.99)}, "full": {"autoencoder": recipe(15_000, 0.999)}},
+    recipes={"quick": {"autoencoder": recipe(1700, 0.99)}, "full": {"autoencoder": recipe(17_000, 0.999)}},
     draw=draw,
     networks=lambda models: {"text encoder": models["autoencoder"].text, "decoder": models["autoencoder"].decoder},
 )

@@ -32,9 +32,9 @@ from minidalle.training.stages import Stage
 from minidalle.unet import TIME_DIM, UNet, UNetConfig
 from minidalle.upsampler import enlarge, shrink
 
-BASE = UNetConfig(image_size=16, channels=40, channel_mults=(1, 2), emb_dim=64, context_dim=96)
-UPSAMPLER = UNetConfig(in_channels=6, channels=16, channel_mults=(1, 2), emb_dim=64, context_dim=0)
-SAMPLER = "dpm"  # of both networks
+BASE = UNetConfig(image_size=16, patch_size=1, channels=32, channel_mults=(1, 2), emb_dim=64, context_dim=96)
+UPSAMPLER = UNetConfig(in_channels=6, channels=24, channel_mults=(1, 2), emb_dim=64, context_dim=0)
+SAMPLER = "ddpm"  # of both networks
 UPSAMPLER_STEPS = 4  # what there is to draw is clear from the start
 
 
@@ -63,7 +63,7 @@ class CascadeUpsamplerConfig:
 class UpsamplerLossConfig(DenoisingLossConfig):
     """What shapes the upsampler's loss; the paper's max_augmentation is 1."""
 
-    max_augmentation: float = 0.5  # share of the timesteps from which the small picture's noise is drawn
+    max_augmentation: float = 0.1  # share of the timesteps from which the small picture's noise is drawn
 
 
 class Cascade(Denoiser):
@@ -90,7 +90,8 @@ class CascadeUpsampler(nn.Module):
         Here low is (B, 3, H / factor, W / factor), and level (B,) are the timesteps of its noise.
         """
         emb = self.level_mlp(timestep_embedding(level, TIME_DIM))
-        return self.unet(torch.cat([x_t, enlarge(low, self.config.factor)], dim=1), t, emb)
+        enlarged = enlarge(low, self.config.factor)
+        return enlarged + self.unet(torch.cat([x_t, enlarged], dim=1), t, emb)
 
 
 def cascade_loss(
@@ -98,8 +99,8 @@ def cascade_loss(
 ) -> torch.Tensor:
     """Learn to draw small pictures of captions.
 
-    Paper: Saharia et al. 2022, sec. 2.2. We differ as the decoder does, see decoder_loss: noisy timesteps come more
-    often, and of each picture's error the root is taken.
+    Paper: Saharia et al. 2022, sec. 2.2. We differ as the decoder does, see decoder_loss: of each picture's error
+    the root is taken.
     """
     return captioned_loss(model, shrink(batch.images, factor), batch, generator, config, diffusion)
 
@@ -109,7 +110,7 @@ def cascade_upsampler_loss(
 ) -> torch.Tensor:
     """Learn to enlarge small pictures, however much noise was added to them: what a base draws is never exact.
 
-    Paper: Saharia et al. 2022, sec. 2.4 (noise conditioning augmentation); Ho et al. 2022 (cascades), sec. 4.2.
+    Paper: Saharia et al. 2022, sec. 2.4 (noise conditioning augmentation); Ho et al. 2022 (cascaded diffusion), sec. 4.
     """
     low, end = shrink(batch.images, factor), config.max_augmentation * diffusion.num_timesteps
     level = (end * rows_of(EVEN, (len(low),), generator)).long().to(low.device)
@@ -151,8 +152,11 @@ def upsample(rival: Rival, low: torch.Tensor, generator: Noise, augmentation: fl
     level = torch.full((len(low),), round(augmentation * (diffusion.num_timesteps - 1)), device=low.device)
     low = diffusion.q_sample(low, level, draw_noise(low, generator))
     noise = draw_noise(enlarge(low, model.config.factor), generator)
-    steps = SAMPLERS[SAMPLER](diffusion, lambda x_t, t: model(x_t, t, low, level).float(), noise, UPSAMPLER_STEPS)
-    return last(steps)
+
+    def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return model(x_t, t, low, level).float()
+
+    return last(SAMPLERS[SAMPLER](diffusion, predict, noise, UPSAMPLER_STEPS, generator=generator))
 
 
 def draw(
@@ -188,9 +192,9 @@ FAMILY = Family(
         "cascade": Stage(Cascade, cascade_loss, sizes=factor_of),
     },
     models={"cascade_upsampler": CascadeUpsamplerConfig(), "cascade": CascadeConfig()},
-    recipes={"quick": recipes(1500, 400, 0.99), "full": recipes(15_000, 4000, 0.999)},
+    recipes={"quick": recipes(1350, 450, 0.99), "full": recipes(13_500, 4500, 0.999)},
     draw=draw,
     networks=lambda models: {"text encoder": models["cascade"].text} | {kind: m.unet for kind, m in models.items()},
-    options={"num_inference_steps": 8, "guidance_scale": 1.5, "percentile": 0.995, "augmentation": 0.05},
+    options={"num_inference_steps": 24, "guidance_scale": 2.0, "percentile": 0.995, "augmentation": 0.0},
     diffusion={"cascade_upsampler": DiffusionConfig(), "cascade": DiffusionConfig()},
 )

@@ -29,7 +29,7 @@ class DiTConfig:
 
     image_size: int = 32  # pixels
     width: int = 96  # W, of a token
-    depth: int = 4  # blocks
+    depth: int = 3  # blocks
     num_heads: int = 3
     patch_size: int = 4  # pixels along each side of a token's patch
     channels: int = 32  # of the convolutions
@@ -187,7 +187,9 @@ class Flow(nn.Module):
         hide_text: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Do the same with captions that are encoded already; where hide_text (B,) is True they are not seen."""
-        emb, words = self.to_emb(text[0]), self.to_words(text[1])
+        states = text[1]
+        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # it learns faster than the end token's
+        emb, words = self.to_emb(mean), self.to_words(states)
         if hide_text is not None:
             emb, mask = emb.masked_fill(hide_text[:, None], 0.0), mask & ~hide_text[:, None]
         return self.dit(x_t, t, emb, words, mask).float()

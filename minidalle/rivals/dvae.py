@@ -34,18 +34,22 @@ class DiscreteVAEConfig:
 
 @dataclass(frozen=True)
 class DiscreteVAELossConfig:
-    """What shapes the negative ELBO; plain: straight_through 0."""
+    """What shapes the negative ELBO; the paper's own settings are hot 1, and a kl_weight that rises."""
 
     scale: float = 0.1  # of the Laplace distribution of a pixel around what is drawn
-    kl_weight: float = 1.0  # beta, after its warm-up
-    kl_warmup: float = 0.2  # share of the training over which the weight rises from 0
-    hot: float = 1.0  # temperature of the relaxation at the start
+    kl_weight: float = 1.0  # beta, after its warm-up; with 0.2 most codes were never used
+    kl_warmup: float = 0.0  # share of the training over which the weight rises from 0
+    hot: float = 5.0  # temperature of the relaxation at the start; from 1, most codes were never used
     cold: float = 1 / 16  # and at the end, appendix A.2
-    cooling: float = 0.8  # share of the training over which it falls
+    cooling: float = 0.5  # share of the training over which it falls
 
 
 class DiscreteVAE(nn.Module):
-    """Encode a picture as a grid of codes; draw a picture from one."""
+    """Encode a picture as a grid of codes; draw a picture from one.
+
+    We differ: the encoder's last layer is the codebook itself, so a feature and the code that stands for it are alike
+    from the first step, and more codes stay in use.
+    """
 
     kind, config_class = "dvae", DiscreteVAEConfig
 
@@ -53,20 +57,21 @@ class DiscreteVAE(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = PictureEncoder(config.widths, 1)
-        self.to_logits = nn.Conv2d(config.widths[-1], config.num_codes, 1)
         self.codebook = nn.Parameter(torch.randn(config.num_codes, config.widths[-1]))
         self.decoder = PictureDecoder(config.widths[::-1], 1, config.grid)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Give the logits of the codes (B, cells, K), row by row, for pictures (B, 3, H, W)."""
         h = self.encoder(images, images.new_zeros(len(images), 1))  # no caption: its scale and shift are constants
-        return rearrange(self.to_logits(h), "b k rows columns -> b (rows columns) k").float()
+        h = rearrange(h, "b w rows columns -> b (rows columns) w")
+        return (h @ self.codebook.mT).float() * h.shape[-1] ** -0.5
 
     def draw(self, shares: torch.Tensor) -> torch.Tensor:
         """Draw pictures (B, 3, H, W) from shares of the codes (B, cells, K), in the limit one-hot."""
         h = rearrange(shares @ self.codebook, "b (rows columns) w -> b w rows columns", rows=self.config.grid)
         return self.decoder(h, h.new_zeros(len(h), 1)).float()
 
+    @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Give the likeliest codes (B, cells), int64, of pictures (B, 3, H, W)."""
         return self.logits(images).argmax(-1)

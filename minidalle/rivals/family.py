@@ -56,7 +56,7 @@ class Rival:
         clip: judges pictures where a family draws several to choose from; None: there is none.
     """
 
-    upsampler = None
+    upsamplers = ()  # it has none
 
     def __init__(
         self,

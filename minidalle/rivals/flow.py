@@ -165,7 +165,9 @@ def draw(
 
 def recipe(steps: int, ema_decay: float) -> StageRecipe:
     """Describe a training."""
-    return StageRecipe(steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=FlowLossConfig())
+    return StageRecipe(
+        steps, 64, matrix_lr=0.015, lr=2e-3, ema_decay=ema_decay, loss=FlowLossConfig(), full_captions=0.5
+    )
 
 
 FAMILY = Family(
@@ -173,7 +175,7 @@ FAMILY = Family(
     summary="rectified flow with a diffusion transformer",
     stages={"flow": Stage(Flow, flow_loss)},
     models={"flow": FlowConfig()},
-    recipes={"quick": {"flow": recipe(1000, 0.99)}, "full": {"flow": recipe(10_000, 0.999)}},
+    recipes={"quick": {"flow": recipe(1250, 0.99)}, "full": {"flow": recipe(12_500, 0.999)}},
     draw=draw,
     networks=lambda models: {"text encoder": models["flow"].text, "transformer": models["flow"].dit},
     options={"num_inference_steps": 20, "guidance_scale": 1.25},

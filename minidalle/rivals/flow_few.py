@@ -57,9 +57,9 @@ def cross(
 def flow_few_loss(model: nn.Module, batch: Batch, generator: Noise, config: FewLossConfig, flow: Flow) -> torch.Tensor:
     """Learn the straight line from where the teacher begins to where it ends, within a random window.
 
-    Paper: Liu et al. 2022, sec. 2 (reflow: pairs of noise and what is drawn from it). We differ: with windows, a picture of
-    the world is noised as far as a window's beginning, and the teacher crosses that window alone, which takes it a few
-    steps and not all; and the student learns at the beginnings alone, where it is asked (distillation).
+    Paper: Liu et al. 2022, sec. 2 (reflow: pairs of noise and what is drawn from it). We differ: with windows, a
+    picture of the world is noised as far as a window's beginning, and the teacher crosses that window alone, which
+    takes it a few steps and not all; and the student learns at the beginnings alone, where it is asked (distillation).
     """
     noise, device = draw_normal(batch.images, generator), batch.images.device
     window = (config.windows * rows_of(EVEN, (len(noise),), generator)).floor().to(device)
@@ -80,10 +80,10 @@ def flow_few_loss(model: nn.Module, batch: Batch, generator: Noise, config: FewL
 
 def recipe(steps: int, ema_decay: float) -> StageRecipe:
     """Describe a training."""
-    return StageRecipe(steps, 64, matrix_lr=0.005, lr=1e-3, ema_decay=ema_decay, loss=FewLossConfig())
+    return StageRecipe(steps, 32, matrix_lr=0.005, lr=1e-3, ema_decay=ema_decay, loss=FewLossConfig())
 
 
-RECIPES = {"quick": recipe(200, 0.98), "full": recipe(2_000, 0.998)}
+RECIPES = {"quick": recipe(340, 0.98), "full": recipe(3_400, 0.998)}
 FAMILY = Family(
     name="flow_few",
     summary="rectified flow, taught to draw in four steps",

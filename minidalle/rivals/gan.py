@@ -7,26 +7,22 @@ Paper: Goodfellow et al. 2014; matching-aware: Reed et al. 2016, sec. 4.2; in on
 
 import math
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 from torch.func import functional_call
 
 from minidalle.clip import CLIP
 from minidalle.data.batches import Batch
 from minidalle.losses import Noise, draw_normal
+from minidalle.rivals.critic import Critic, contrast, slopes
 from minidalle.rivals.family import Family, Rival
-from minidalle.rivals.pictures import PATCH, PictureDecoder
+from minidalle.rivals.pictures import PictureDecoder
 from minidalle.rivals.text import RivalConfig, TextEncoder
 from minidalle.samplers import draw_noise
 from minidalle.training.recipes import StageRecipe
 from minidalle.training.stages import Stage
-
-leaky = partial(F.leaky_relu, negative_slope=0.2)
 
 
 @dataclass(frozen=True)
@@ -45,13 +41,15 @@ class GANConfig(RivalConfig):
 
 @dataclass(frozen=True)
 class GANLossConfig:
-    """What shapes the losses; DF-GAN's own settings are all_wrong False, r1_weight 0, ma_weight 2, penalized 1."""
+    """What shapes the losses; DF-GAN's are all_wrong False, r1_weight 0, ma_weight 2, penalized 1, the last two 0."""
 
     all_wrong: bool = True  # whether a picture is shown with all other captions of the batch; else with one
     r1_weight: float = 1.0  # gamma (Mescheder et al. 2018)
     ma_weight: float = 0.0  # k of the matching-aware gradient penalty (DF-GAN, eq. 1)
     ma_power: float = 6.0  # p of it
     penalized: float = 0.25  # share of the batch whose slopes are penalised, which costs two more passes
+    contrast: float = 0.0  # weight of naming a picture's caption among all of the batch (Zhang et al. 2021, XMC-GAN)
+    mode_seeking: float = 0.0  # weight of drawing one caption differently for other noise (Mao et al. 2019)
 
 
 class Generator(nn.Module):
@@ -72,44 +70,6 @@ class Generator(nn.Module):
         return self.decoder(h, emb + self.code_to_emb(code)).float().tanh()
 
 
-class CriticBlock(nn.Module):
-    """Two convolutions with a shortcut, then half the height and width; nothing is normalised, so slopes are honest."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.conv_1 = nn.Conv2d(in_channels, in_channels, 3, padding=1)
-        self.conv_2 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve and shrink: (B, C_in, H, W) to (B, C_out, H / 2, W / 2)."""
-        h = self.conv_2(leaky(self.conv_1(leaky(x))))
-        return (h + self.shortcut(F.avg_pool2d(x, 2))) / 2**0.5
-
-
-class Critic(nn.Module):
-    """Score pictures beside captions: how real a picture is, plus how well it fits.
-
-    Paper: Miyato and Koyama 2018, eq. 3 (projection). We differ from DF-GAN, which joins caption and picture before two
-    more convolutions: a product lets one reading of a picture serve for all captions of a batch.
-    """
-
-    def __init__(self, config: GANConfig):
-        super().__init__()
-        self.text = TextEncoder(config)
-        self.conv_in = nn.Conv2d(3 * PATCH**2, config.widths[0], 3, padding=1)
-        self.blocks = nn.Sequential(*(CriticBlock(before, after) for before, after in pairwise(config.widths)))
-        self.conv_out = nn.Conv2d(config.widths[-1], config.widths[-1], 3, padding=1)
-        self.real = nn.Linear(math.prod(config.map_shape), 1)
-        self.fitting = nn.Linear(math.prod(config.map_shape), config.text_width, bias=False)
-
-    def forward(self, images: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        """Score pictures (B, 3, S, S) with encoded captions (C, W), each with each: (B, C)."""
-        h = self.conv_in(rearrange(images, "b c (h p) (w q) -> b (c p q) h w", p=PATCH, q=PATCH))
-        h = leaky(self.conv_out(leaky(self.blocks(h)))).flatten(1)
-        return self.real(h) + self.fitting(h) @ emb.mT / emb.shape[1] ** 0.5
-
-
 class GAN(nn.Module):
     """A generator and its critic; only the generator draws."""
 
@@ -118,32 +78,33 @@ class GAN(nn.Module):
     def __init__(self, config: GANConfig):
         super().__init__()
         self.config = config
-        self.generator, self.critic = Generator(config), Critic(config)
+        self.generator, self.critic = Generator(config), Critic(config, config.widths, config.map_shape)
 
     def forward(
-        self, images: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor, code: torch.Tensor, penalized: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        self,
+        images: torch.Tensor,
+        tokens: torch.Tensor,
+        mask: torch.Tensor,
+        code: torch.Tensor,
+        said: torch.Tensor,
+        penalized: int,
+    ) -> tuple[torch.Tensor, ...]:
         """Score real and drawn pictures, so that one backward pass gives each network the gradient of its own loss.
 
         Args:
-            images, tokens, mask, code: a batch, and noise (B, D).
+            images, tokens, mask: a batch.
+            code, said: noise (B, D), and the rows of the captions (B,) that are drawn with it.
             penalized: how many rows to take the critic's slopes of.
 
-        Returns: scores of real pictures with all captions (B, B) and of drawn ones with their own (B,), of which
-            gradients reach the critic alone; the latter again, for the generator alone; the slopes, None for 0 rows.
+        Returns: scores (B, B) of real and of drawn pictures with all captions, of which gradients reach the critic
+            alone; those of drawn pictures again, for the generator alone; the drawn pictures; the critic's slopes.
         """
-        drawn, (emb, _) = self.generator(tokens, mask, code), self.critic.text(tokens, mask)
-        real, fake = self.critic(images, emb), self.critic(drawn.detach(), emb).diagonal()
+        drawn, (emb, _) = self.generator(tokens[said], mask[said], code), self.critic.text(tokens, mask)
+        real, fake = self.critic(images, emb), self.critic(drawn.detach(), emb)
         fixed = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}
-        judged = functional_call(self.critic, fixed, (drawn, emb.detach())).diagonal()
-        return real, fake, judged, slopes(self.critic, images[:penalized], emb[:penalized]) if penalized else None
-
-
-def slopes(critic: nn.Module, images: torch.Tensor, emb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the gradients of the scores of pictures (B, ...) with their captions (B, W) by either, in full precision."""
-    images, emb = images.detach().float().requires_grad_(), emb.detach().float().requires_grad_()
-    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        return torch.autograd.grad(critic(images, emb).diagonal().sum(), (images, emb), create_graph=True)
+        judged = functional_call(self.critic, fixed, (drawn, emb.detach()))
+        rows = images[:penalized], emb[:penalized]
+        return real, fake, judged, drawn, *(slopes(self.critic, *rows) if penalized else rows)
 
 
 def penalty(by_image: torch.Tensor, by_caption: torch.Tensor, config: GANLossConfig) -> torch.Tensor:
@@ -174,6 +135,16 @@ def critic_loss(real: torch.Tensor, fake: torch.Tensor, tokens: torch.Tensor, al
     return F.relu(1 - real.diagonal()).mean() + (F.relu(1 + fake).mean() + mismatched) / 2
 
 
+def mode_seeking(drawn: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+    """Give how little pictures of one caption differ beside their noise; rows i and i + B / 2 are such pictures.
+
+    Paper: Mao et al. 2019 (MSGAN), eq. 3.
+    """
+    half = (len(code) + 1) // 2
+    apart, noise = ((x[half:] - x[: len(x) - half]).flatten(1).abs().mean(1) for x in (drawn, code))
+    return 1 / ((apart / noise).mean() + 1e-5)
+
+
 def gan_loss(model: nn.Module, batch: Batch, generator: Noise, config: GANLossConfig) -> torch.Tensor:
     """Learn both at once: the critic to tell apart, the generator to score high.
 
@@ -181,11 +152,20 @@ def gan_loss(model: nn.Module, batch: Batch, generator: Noise, config: GANLossCo
     step at the same time (simultaneous gradient descent; Mescheder et al. 2018, sec. 2), not in turn.
     """
     code = draw_normal(batch.images.new_empty(len(batch.images), inner(model).config.code_dim), generator)
+    said = torch.arange(len(code), device=code.device)
+    if config.mode_seeking:
+        said = said % ((len(code) + 1) // 2)
     penalized = round(config.penalized * len(code)) if config.r1_weight or config.ma_weight else 0
-    *scores, found = model(batch.images, batch.tokens, batch.mask, code, penalized)
+    *scores, drawn, by_image, by_caption = model(batch.images, batch.tokens, batch.mask, code, said, penalized)
     real, fake, judged = (x.float() for x in scores)
-    loss = critic_loss(real, fake, batch.tokens, config.all_wrong) - judged.mean()
-    return loss if found is None else loss + penalty(*found, config)
+    fake, pleased = (x.gather(1, said[:, None])[:, 0] for x in (fake, judged))
+    loss = critic_loss(real, fake, batch.tokens, config.all_wrong) - pleased.mean()
+    if penalized:
+        loss = loss + penalty(by_image, by_caption, config)
+    if config.contrast:
+        rows = torch.arange(len(real), device=real.device)
+        loss = loss + config.contrast * (contrast(real, rows, batch.tokens) + contrast(judged, said, batch.tokens))
+    return loss + config.mode_seeking * mode_seeking(drawn, code) if config.mode_seeking else loss
 
 
 def clip_as_critic_loss(model: nn.Module, batch: Batch, generator: Noise, config: None, clip: CLIP) -> torch.Tensor:
@@ -213,7 +193,10 @@ def draw(rival: Rival, tokens: torch.Tensor, mask: torch.Tensor, generator: obje
 
 def recipe(steps: int, ema_decay: float) -> StageRecipe:
     """Describe a training."""
-    return StageRecipe(steps, 64, matrix_lr=0.005, lr=1e-3, ema_decay=ema_decay, loss=GANLossConfig())
+    return StageRecipe(
+        steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, hard_negatives=True, full_captions=0.5,
+        loss=GANLossConfig(contrast=1.0, mode_seeking=0.02),
+    )  # fmt: skip
 
 
 FAMILY = Family(
@@ -221,7 +204,7 @@ FAMILY = Family(
     summary="conditional GAN with a matching-aware hinge loss",
     stages={"gan": Stage(GAN, gan_loss)},
     models={"gan": GANConfig()},
-    recipes={"quick": {"gan": recipe(850, 0.99)}, "full": {"gan": recipe(8500, 0.999)}},
+    recipes={"quick": {"gan": recipe(1300, 0.99)}, "full": {"gan": recipe(13_000, 0.999)}},
     draw=draw,
     networks=lambda models: {"text encoder": models["gan"].generator.text, "generator": models["gan"].generator},
 )

@@ -15,14 +15,13 @@ from minidalle.losses import Noise, draw_normal
 from minidalle.rivals.denoiser import Denoiser, DenoiserConfig, DenoisingLossConfig, captioned_loss, reader, recipe
 from minidalle.rivals.family import Family, Rival
 from minidalle.rivals.pictures import PictureDecoder, PictureEncoder
-from minidalle.rivals.vae import kl_divergence
 from minidalle.samplers import SAMPLERS, draw_noise, last
 from minidalle.training.recipes import StageRecipe
 from minidalle.training.stages import Stage
 from minidalle.unet import UNetConfig
 
 NO_EMB = 1  # width of an embedding of zeros: the autoencoder's blocks have no condition
-SAMPLER = "dpm"
+SAMPLER = "ddpm"
 UNET = UNetConfig(
     8, in_channels=4, out_channels=4, patch_size=1, channels=40, channel_mults=(1, 2), emb_dim=64, context_dim=96
 )
@@ -102,7 +101,7 @@ class Latent(Denoiser):
 
     def __init__(self, config: LatentConfig):
         super().__init__(config)
-        self.scale = fixed(torch.ones(()))  # brings latents to unit variance, sec. D.1
+        self.scale = fixed(torch.ones(()))  # brings latents to unit variance, appendix G
 
 
 def kl_autoencoder_loss(
@@ -116,7 +115,7 @@ def kl_autoencoder_loss(
     shape = (len(batch.images), sizes.latent_channels, sizes.latent_size, sizes.latent_size)
     drawn, mean, log_variance = model(batch.images, draw_normal(batch.images.new_empty(shape), generator))
     errors = batch.images - drawn
-    kl = kl_divergence(mean.flatten(1), log_variance.flatten(1)).mean() / mean[0].numel()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return errors.abs().mean() + config.square_weight * errors.square().mean() + config.kl_weight * kl
 
 
@@ -124,7 +123,7 @@ def kl_autoencoder_loss(
 def fit_scale(model: Latent, source: Source, kl_autoencoder: KLAutoencoder) -> None:
     """Find the scale of the latents from the first pictures of the training.
 
-    Paper: Rombach et al. 2022, sec. D.1: 1 / the standard deviation of all numbers.
+    Paper: Rombach et al. 2022, appendix G: 1 / the standard deviation of all numbers.
     """
     device = model.scale.device
     means = [kl_autoencoder.encode(source.batch(step, FITTED // 8).images.to(device))[0] for step in range(8)]
@@ -142,7 +141,7 @@ def latent_loss(
     """Learn to draw the latents of captions, some of which are hidden, for guidance.
 
     Paper: Rombach et al. 2022, eq. 3. We differ as the decoder does, see decoder_loss: the network predicts the latent
-    itself, noisy timesteps come more often, and of each latent's error the root is taken.
+    itself, and of each latent's error the root is taken.
     """
     with torch.no_grad():
         mean, log_variance = kl_autoencoder.encode(batch.images)
@@ -163,7 +162,7 @@ def draw(
     model, unet = rival.models["latent"], rival.models["latent"].config.unet
     shape = (len(tokens), unet.in_channels, unet.image_size, unet.image_size)
     noise, predict = draw_noise(model.scale.new_empty(shape), generator), reader(model, tokens, mask, guidance_scale)
-    steps = SAMPLERS[SAMPLER](rival.diffusion["latent"], predict, noise, num_inference_steps, clip_x_start=False)
+    steps = SAMPLERS[SAMPLER](rival.diffusion["latent"], predict, noise, num_inference_steps, False, generator)
     return rival.models["kl_autoencoder"].decode(last(steps) / model.scale)
 
 
@@ -183,13 +182,13 @@ FAMILY = Family(
         "latent": Stage(Latent, latent_loss, needs=("kl_autoencoder",), before=fit_scale),
     },
     models={"kl_autoencoder": KLAutoencoderConfig(), "latent": LatentConfig()},
-    recipes={"quick": recipes(600, 1500, 0.99), "full": recipes(6000, 15_000, 0.999)},
+    recipes={"quick": recipes(1500, 1500, 0.99), "full": recipes(15_000, 15_000, 0.999)},
     draw=draw,
     networks=lambda models: {
         "text encoder": models["latent"].text,
         "denoiser": models["latent"].unet,
         "decoder": models["kl_autoencoder"].decoder,
     },
-    options={"num_inference_steps": 8, "guidance_scale": 1.5},
+    options={"num_inference_steps": 24, "guidance_scale": 2.0},
     diffusion={"latent": DiffusionConfig()},
 )

@@ -56,6 +56,8 @@ class CaptionLSTM(nn.Module):
         super().__init__()
         self.words = nn.Embedding(config.vocab_size, config.text_width)
         self.lstm = nn.LSTM(config.text_width, config.text_width, batch_first=True)
+        with torch.no_grad():  # two biases are added; words of the far past are kept at first (Jozefowicz et al. 2015)
+            self.lstm.bias_hh_l0[config.text_width : 2 * config.text_width].fill_(1.0)
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode captions: tokens (B, L) and mask (B, L), True for real ones, to (B, W)."""
@@ -148,7 +150,9 @@ def draw(rival: Rival, tokens: torch.Tensor, mask: torch.Tensor, generator: obje
 
 def recipe(steps: int, ema_decay: float) -> StageRecipe:
     """Describe a training."""
-    return StageRecipe(steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=LSTMLossConfig())
+    return StageRecipe(
+        steps, 64, matrix_lr=0.02, lr=5e-3, ema_decay=ema_decay, loss=LSTMLossConfig(), full_captions=0.5
+    )
 
 
 FAMILY = Family(

@@ -49,9 +49,7 @@ class PictureDecoder(nn.Module):
     def __init__(self, widths: tuple[int, ...], emb_dim: int, size: int, context_dim: int = 0):
         super().__init__()
         self.blocks = nn.ModuleList(ResBlock(width, width, emb_dim) for width in widths)
-        self.upsamples = nn.ModuleList(
-            [*(Upsample(width, after) for width, after in pairwise(widths)), nn.Identity()]
-        )
+        self.upsamples = nn.ModuleList([*(Upsample(width, after) for width, after in pairwise(widths)), nn.Identity()])
         self.attention = SpatialAttention(widths[1], 2 * size, context_dim) if context_dim else None
         self.norm_out = norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3 * PATCH**2, 3, padding=1)

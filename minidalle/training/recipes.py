@@ -53,7 +53,7 @@ class Preset:
     world: str = "scenes"  # what it is made for, a key of COLLECTIONS in stages.py
     compiled: bool = False  # on CUDA by torch.compile and with channels last: minutes at first, then faster, if large
     diffusion: dict[str, DiffusionConfig] = field(
-        default_factory=lambda: dict.fromkeys(("prior", "decoder", "upsampler"), DiffusionConfig())
+        default_factory=lambda: dict.fromkeys(("prior", "decoder", "upsampler", "upsampler_2"), DiffusionConfig())
     )  # cosine, 1000 timesteps (table 3). We differ for the decoder: it predicts the picture, not its noise (Li and He
     # 2025), since a small network learns plain pictures several times faster than the noise on them
 
@@ -68,6 +68,11 @@ class Preset:
         }
         if "upsampler" in self.models:
             agreed["image_size"].add(self.models["upsampler"].low_size)
+        if "upsampler_2" in self.models:
+            agreed["size after an upsampler"] = {
+                self.models["upsampler"].image_size,
+                self.models["upsampler_2"].low_size,
+            }
         for name, values in agreed.items():
             if len(values) > 1:
                 raise ValueError(
@@ -112,6 +117,12 @@ def upsampler_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
     return StageRecipe(steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=UpsamplerLossConfig())
 
 
+def second_upsampler_recipe(steps: int, ema_decay: float = 0.99) -> StageRecipe:
+    """Describe a training of the second upsampler, whose small pictures are spoilt in many ways (sec. 2.1)."""
+    loss = UpsamplerLossConfig(p_blur=0.0, p_degrade=0.75)
+    return replace(upsampler_recipe(steps, ema_decay), batch_size=32, loss=loss)
+
+
 QUICK = Recipe(
     two_objects=0.0,
     stages={
@@ -120,6 +131,7 @@ QUICK = Recipe(
         "ar_prior": ar_prior_recipe(800),
         "decoder": decoder_recipe(640),
         "upsampler": upsampler_recipe(400),
+        "upsampler_2": second_upsampler_recipe(400),
     },
 )
 FULL = Recipe(
@@ -130,6 +142,7 @@ FULL = Recipe(
         "ar_prior": ar_prior_recipe(2200, ema_decay=0.998),
         "decoder": decoder_recipe(4800, ema_decay=0.998),
         "upsampler": upsampler_recipe(2000, ema_decay=0.998),
+        "upsampler_2": second_upsampler_recipe(2000, ema_decay=0.998),
     },
 )
 
@@ -150,6 +163,9 @@ TINY = Preset(
         "ar_prior": AutoregressivePriorConfig(context_length=TOKENIZER.context_length),
         "decoder": DecoderConfig(),
         "upsampler": UpsamplerConfig(),
+        "upsampler_2": UpsamplerConfig(
+            UNetConfig(in_channels=6, channels=24, channel_mults=(1, 2), context_dim=0), image_size=128
+        ),
     },
     recipes={"smoke": shortened(QUICK), "quick": QUICK, "full": FULL},
 )

@@ -20,7 +20,7 @@ from minidalle.data.emoji import EmojiCollection, shipped_emojis
 from minidalle.decoder import Decoder
 from minidalle.prior import DiffusionPrior
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
-from minidalle.upsampler import Upsampler
+from minidalle.upsampler import SecondUpsampler, Upsampler, UpsamplerConfig
 
 FITTED = 2048  # pictures from which the meaning of the autoregressive prior's buckets is found
 LossAt = Callable[[nn.Module, int], torch.Tensor]  # (model, step) to the loss (), whose batch it draws itself
@@ -46,6 +46,11 @@ def fit_buckets(model: AutoregressivePrior, source: Source, clip: CLIP) -> None:
     model.fit(torch.cat([z_image for z_image, _ in found]), torch.cat([text.z_text for _, text in found]))
 
 
+def upsampler_sizes(config: UpsamplerConfig) -> dict[str, int]:
+    """Give what an upsampler's loss takes of its config."""
+    return {"crop_size": config.unet.image_size, "factor": config.factor}
+
+
 STAGES = {
     "clip": Stage(CLIP, losses.clip_loss),
     "prior": Stage(DiffusionPrior, losses.prior_loss, needs=("clip",)),
@@ -54,8 +59,9 @@ STAGES = {
     "upsampler": Stage(
         Upsampler,
         losses.upsampler_loss,
-        sizes=lambda config: {"crop_size": config.unet.image_size, "factor": config.factor},
+        sizes=upsampler_sizes,
     ),
+    "upsampler_2": Stage(SecondUpsampler, losses.upsampler_loss, sizes=upsampler_sizes),
 }
 COLLECTIONS: dict[str, Callable[[Recipe], Collection]] = {
     "scenes": lambda recipe: Scenes(recipe.two_objects),
@@ -123,7 +129,7 @@ def stage_source(stage: str, preset: Preset, recipe: Recipe, seed: int, collecti
         stage, preset, recipe, seed: of the training.
         collection: what the pictures are from; None: what the preset is made for.
     """
-    size, how = preset.models["upsampler" if stage == "upsampler" else "clip"].image_size, recipe.stages[stage]
+    how, size = recipe.stages[stage], getattr(preset.models[stage], "image_size", preset.models["clip"].image_size)
     collection = collection or collection_of(preset, recipe)
     return collection.source(size, derived_seed(stage, seed), how.hard_negatives, how.full_captions)
 

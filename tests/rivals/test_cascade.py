@@ -3,6 +3,7 @@
 import signal
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,25 @@ def test_a_higher_level_leaves_less_of_the_small_picture():
     noised = [DIFFUSION.q_sample(low, torch.full((64,), int(i)), torch.randn(low.shape)) for i in level]
     kept = [float(torch.corrcoef(torch.stack([low.flatten(), x.flatten()]))[0, 1]) for x in noised]
     assert kept[0] > 0.999 and all(a > b for a, b in pairwise(kept)) and kept[-1] < 0.3
+
+
+@pytest.mark.parametrize("augmentation", [0.0, 0.5])
+def test_the_small_picture_is_noised_as_much_as_the_network_is_told(augmentation):
+    seen = {}
+
+    class Model:
+        config = UPSAMPLER
+
+        def __call__(self, x_t, t, low, level):
+            seen.update(low=low, level=level)
+            return x_t
+
+    rival = SimpleNamespace(models={"cascade_upsampler": Model()}, diffusion={"cascade_upsampler": DIFFUSION})
+    drawn = cascade.upsample(rival, torch.ones(64, 3, 16, 16), generator(), augmentation)
+    level = round(augmentation * 999)
+    assert drawn.shape == (64, 3, 32, 32) and seen["level"].eq(level).all()
+    assert float(seen["low"].mean()) == pytest.approx(float(DIFFUSION.sqrt_alphas_cumprod[level]), abs=0.02)
+    assert float(seen["low"].std()) == pytest.approx(float(DIFFUSION.sqrt_one_minus_alphas_cumprod[level]), rel=0.02)
 
 
 @pytest.mark.parametrize("most", [0.2, 1.0])

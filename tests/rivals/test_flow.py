@@ -92,7 +92,7 @@ def test_the_path_is_the_line_from_data_to_noise(t):
 def test_the_velocity_is_the_slope_of_the_path():
     x_start, noise = torch.randn(2, 3, 3, 4, 4, dtype=torch.float64).unbind()
     t = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)
-    _, slope = torch.func.jvp(lambda t: interpolate(x_start, noise, t), (t,), (torch.ones_like(t),))
+    slope = (interpolate(x_start, noise, t + 0.01) - interpolate(x_start, noise, t)) / 0.01
     torch.testing.assert_close(slope, noise - x_start)
 
 
@@ -271,8 +271,9 @@ def test_guidance_pushes_the_velocity_away_from_the_one_without_a_caption(predic
     )
     expected = hidden + scale * (shown - hidden)
     assert (shown - hidden).abs().max() > 1e-3
-    x_start = x_t - t[:, None, None, None] * expected
-    assert x_start.abs().max() < 1  # nothing to clip
+    times = t[:, None, None, None]
+    x_start = (x_t - times * expected).clamp(-1, 1)
+    expected = (x_t - x_start) / times
     found = velocity_field(model, batch.tokens, batch.mask, scale)(x_t, t)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -323,15 +324,16 @@ def test_what_the_teacher_draws_of_noise_is_what_the_sampler_draws():
     torch.testing.assert_close(once, drawn)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_there_is_nothing_to_learn_from_a_teacher_that_takes_a_window_in_one_step(prediction):
-    teacher, batch = trained(replace(CONFIG, prediction=prediction)), World().batch(0, 4)
+def test_there_is_nothing_to_learn_from_a_teacher_that_takes_a_window_in_one_step():
+    teacher, batch = trained(), World().batch(0, 4)
+    with torch.no_grad():
+        teacher.dit.conv_out.weight.mul_(0.2)  # so that nothing is clipped
     student = FewFlow(teacher.config)
     copy_weights(student, None, teacher)
     config = FewLossConfig(teacher_steps=1, guidance_scale=1.0, root_below=None)
-    assert flow_few_loss(student, batch, generator(1), config, teacher).item() < 1e-8
-    assert flow_few_loss(student, batch, generator(1), replace(config, teacher_steps=4), teacher).item() > 1e-7
-    assert flow_few_loss(student, batch, generator(1), replace(config, p_beginning=0.0), teacher).item() > 1e-7
+    assert flow_few_loss(student, batch, generator(1), config, teacher).item() < 1e-11
+    for other in ({"teacher_steps": 2}, {"guidance_scale": 2.0}, {"p_beginning": 0.0}):
+        assert flow_few_loss(student, batch, generator(1), replace(config, **other), teacher).item() > 1e-8
 
 
 def test_with_one_window_the_loss_is_that_of_reflow():

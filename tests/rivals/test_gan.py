@@ -1,6 +1,7 @@
 """The conditional GAN: its losses by hand, its penalties in closed form, and who learns from which part of the sum."""
 
 import copy
+import math
 import signal
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from minidalle.checkpoint import load_model
 from minidalle.data.batches import Batch, World
 from minidalle.losses import draw_normal
 from minidalle.rivals import gan
+from minidalle.rivals.critic import contrast, slopes
 from minidalle.rivals.family import Rival
-from minidalle.rivals.gan import GAN, GANConfig, GANLossConfig, critic_loss, gan_loss, penalty, slopes
+from minidalle.rivals.gan import GAN, GANConfig, GANLossConfig, critic_loss, gan_loss, mode_seeking, penalty
 from minidalle.training import stages
 from minidalle.training.loop import Stopped
 from minidalle.training.run import train
@@ -22,6 +24,7 @@ from minidalle.world.captions import TOKENIZER
 
 CONFIG = GANConfig(TOKENIZER.vocab_size, TOKENIZER.context_length, 16, 1, 2, image_size=16, code_dim=4, widths=(8, 8))
 PLAIN = GANLossConfig(all_wrong=False, r1_weight=0.0, ma_weight=0.0)
+RECIPE = gan.recipe(1, 0.9).loss
 PENALISED = GANLossConfig(all_wrong=True, r1_weight=0.7, ma_weight=0.3, ma_power=2.0, penalized=0.5)
 SMALL = replace(
     gan.FAMILY,
@@ -135,39 +138,72 @@ def test_the_critic_alone_learns_from_the_penalty():
     penalty(*slopes(model.critic, b.images, emb), PENALISED).backward()
     learns = {name for name, grad in gradients(model).items() if grad is not None and grad.any()}
     assert {name.split(".")[0] for name in learns} == {"critic"} and not any("text" in name for name in learns)
-    assert {"critic.conv_in.weight", "critic.fitting.weight"} <= learns
+    assert {"critic.trunk.1.weight", "critic.fitting.weight"} <= learns
 
 
 def test_neither_network_has_a_gradient_from_the_other_ones_loss():
     b, code = batch(), torch.randn(4, CONFIG.code_dim)
     for of_critic in (True, False):
         model = model_of()
-        real, fake, judged, found = model(b.images, b.tokens, b.mask, code, 2)
-        loss = critic_loss(real, fake, b.tokens, True) + penalty(*found, PENALISED) if of_critic else -judged.mean()
+        said = torch.tensor([0, 1, 0, 1])
+        real, fake, judged, drawn, *found = model(b.images, b.tokens, b.mask, code, said, 2)
+        if of_critic:
+            loss = critic_loss(real, fake.diagonal(), b.tokens, True) + penalty(*found, PENALISED)
+            loss = loss + contrast(real, torch.arange(4), b.tokens)
+        else:
+            loss = contrast(judged, said, b.tokens) - judged.mean() + mode_seeking(drawn, code)
         loss.backward()
         own, other = (model.critic, model.generator) if of_critic else (model.generator, model.critic)
         assert all(grad is None for grad in gradients(other).values())
         assert all(grad is not None and grad.any() for grad in gradients(own).values())
 
 
-@pytest.mark.parametrize("config", [PLAIN, PENALISED, GANLossConfig()])
+@pytest.mark.parametrize("config", [PLAIN, PENALISED, RECIPE])
 def test_one_backward_pass_equals_two_separate_ones(config):
     b, together, apart = batch(), model_of(), model_of()
     gan_loss(together, b, step_generator(0, 0), config).backward()
 
     code = draw_normal(torch.empty(4, CONFIG.code_dim), step_generator(0, 0))
+    said = torch.tensor([0, 1, 0, 1] if config.mode_seeking else [0, 1, 2, 3])
     generator, critic = apart.generator, apart.critic
     with torch.no_grad():
-        emb, drawn = critic.text(b.tokens, b.mask)[0], generator(b.tokens, b.mask, code)
+        emb, drawn = critic.text(b.tokens, b.mask)[0], generator(b.tokens[said], b.mask[said], code)
     critic.requires_grad_(False)
-    (-critic(generator(b.tokens, b.mask, code), emb).diagonal().mean()).backward()
+    pictures = generator(b.tokens[said], b.mask[said], code)
+    scores = critic(pictures, emb)
+    loss = -scores[torch.arange(4), said].mean() + config.contrast * contrast(scores, said, b.tokens)
+    (loss + config.mode_seeking * mode_seeking(pictures, code)).backward()
     critic.requires_grad_(True)
     emb = critic.text(b.tokens, b.mask)[0]
-    loss = critic_loss(critic(b.images, emb), critic(drawn, emb).diagonal(), b.tokens, config.all_wrong)
+    real, fake = critic(b.images, emb), critic(drawn, emb)[torch.arange(4), said]
+    loss = critic_loss(real, fake, b.tokens, config.all_wrong)
+    loss = loss + config.contrast * contrast(real, torch.arange(4), b.tokens)
     rows = round(4 * config.penalized)
     (loss + penalty(*slopes(critic, b.images[:rows], emb[:rows]), config)).backward()
     for name, grad in gradients(apart).items():
         torch.testing.assert_close(gradients(together)[name], grad, msg=name)
+
+
+def test_the_contrast_by_hand():
+    scores, said = torch.tensor([[0.5, 0.1, 9.0], [0.2, 1.0, -0.4], [9.0, 0.3, -1.0]]), torch.tensor([0, 1, 2])
+    rows = [(0.5, [0.1]), (1.0, [0.2, -0.4]), (-1.0, [0.3])]  # the nines stand where the words are the same
+    expected = [math.log(1 + sum(math.exp(3 * (other - own)) for other in others)) for own, others in rows]
+    torch.testing.assert_close(contrast(scores, said, TOKENS), torch.tensor(sum(expected) / 3))
+
+
+def test_a_drawn_picture_is_compared_with_the_caption_it_was_drawn_for():
+    scores = torch.tensor([[0.0, 2.0, 1.0], [1.0, 2.0, 0.0], [0.0, 2.0, 1.0]])
+    right, wrong = (contrast(scores, torch.full((3,), row), TOKENS) for row in (1, 0))
+    assert right < 0.1 < 3 < wrong
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_mode_seeking_by_hand(size):
+    half = (size + 1) // 2
+    code = torch.arange(size)[:, None].expand(-1, 2).float()  # pairs lie half apart
+    drawn = torch.zeros(size, 3, 2, 2)
+    drawn[half:] = 0.3
+    torch.testing.assert_close(mode_seeking(drawn, code), torch.tensor(half / 0.3), rtol=1e-3, atol=0)
 
 
 def test_a_wrapped_model_has_the_same_loss_and_gradients():
@@ -180,7 +216,7 @@ def test_a_wrapped_model_has_the_same_loss_and_gradients():
             return self.inner(*args)
 
     plain, other = model_of(), model_of()
-    losses = [gan_loss(m, batch(), step_generator(0, 0), PENALISED) for m in (plain, Wrapped(other))]
+    losses = [gan_loss(m, batch(), step_generator(0, 0), RECIPE) for m in (plain, Wrapped(other))]
     assert torch.equal(*losses)
     for loss in losses:
         loss.backward()

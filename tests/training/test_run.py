@@ -101,7 +101,7 @@ def test_stages_see_scenes_of_their_own_as_their_recipe_says(monkeypatch, tmp_pa
     assert sum(map(len, seen.values())) == len(set.union(*seen.values()))
     for stage in STAGES:
         world, how = worlds[derived_seed(stage, 1)], MICRO.recipes["quick"].stages[stage]
-        assert world.two_objects == 0.6 and world.image_size == (32 if stage == "upsampler" else 16)
+        assert world.two_objects == 0.6 and world.image_size == {"upsampler": 32, "upsampler_2": 64}.get(stage, 16)
         assert (world.hard_negatives, world.full_captions) == (how.hard_negatives, how.full_captions)
     assert (
         MICRO.recipes["quick"].stages["clip"].hard_negatives
