@@ -18,7 +18,7 @@ from minidalle.data.batches import Batch
 from minidalle.layers import Transformer
 from minidalle.losses import Noise, draw_mask
 from minidalle.pipeline import MAX_PICTURES
-from minidalle.rivals.dvae import DiscreteVAE, DiscreteVAEConfig, DiscreteVAELossConfig, dvae_loss
+from minidalle.rivals.dvae import DiscreteVAE, DiscreteVAEConfig, DiscreteVAELossConfig, dvae_loss, start_codebook
 from minidalle.rivals.family import Family, Rival
 from minidalle.samplers import draw_noise
 from minidalle.tokenizer import END_ID
@@ -188,11 +188,11 @@ FAMILY = Family(
     name="dalle1",
     summary="discrete VAE and a causal transformer over words and codes",
     stages={
-        "dvae": Stage(DiscreteVAE, dvae_loss, sees_progress=True),
+        "dvae": Stage(DiscreteVAE, dvae_loss, before=start_codebook, sees_progress=True),
         "dalle1": Stage(DALLE1, dalle1_loss, needs=("dvae",)),
     },
     models={"dvae": DiscreteVAEConfig(), "dalle1": DALLE1Config()},
-    recipes={"quick": recipes(1400, 1000, 0.99), "full": recipes(14_000, 10_000, 0.999)},
+    recipes={"quick": recipes(2400, 1200, 0.99), "full": recipes(24_000, 12_000, 0.999)},
     draw=draw,
     networks=lambda models: {"transformer": models["dalle1"], "decoder": models["dvae"].decoder},
     options={"guidance_scale": 1.0, "temperature": 1.0, "num_candidates": 1},

@@ -23,7 +23,7 @@ class DenoiserConfig(RivalConfig):
 
 @dataclass(frozen=True)
 class DenoisingLossConfig:
-    """What shapes a denoising loss; the papers' own setting is root_below None."""
+    """What shapes a denoising loss; the papers' own settings are timestep_power 1, root_below None."""
 
     p_drop_text: float = 0.1  # share of captions that are hidden (Saharia et al. 2022, sec. 2.2)
     timestep_power: float = 1.0  # t = T u^power for an even u, see decoder_loss in losses.py

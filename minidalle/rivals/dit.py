@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import nn
 
 from minidalle.layers import Attention, timestep_embedding, zero_init
@@ -20,6 +20,7 @@ from minidalle.unet import ResBlock, norm
 FOLD = 2  # pixels along each side that are folded into channels before any convolution
 TIME_DIM = 128  # width of the sines and cosines of a timestep
 TIME_SCALE = 1000  # steps of the usual embedding between t = 0 and t = 1
+MAX_PERIOD = 32.0  # of the slowest sine of a place
 PREDICTIONS = ("velocity", "x_start")
 
 
@@ -37,10 +38,9 @@ class DiTConfig:
 
     def __post_init__(self):
         if self.image_size % self.patch_size or self.patch_size % FOLD:
-            raise ValueError(
-                f"Pictures of {self.image_size} pixels cannot be cut into patches of {self.patch_size}: "
-                f"choose a divisor that is a multiple of {FOLD}."
-            )
+            raise ValueError(f"Patches of {self.patch_size} cannot tile {self.image_size} pixels: use an even divisor.")
+        if self.width % 4:
+            raise ValueError(f"Rows and columns cannot share {self.width} channels evenly: choose a multiple of 4.")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,17 @@ class FlowConfig(RivalConfig):
         if self.prediction not in PREDICTIONS:
             raise ValueError(f'"{self.prediction}" is no prediction of a flow; choose one of {", ".join(PREDICTIONS)}.')
         if self.image_size != self.dit.image_size:
-            raise ValueError(
-                f"The transformer was planned for {self.dit.image_size} pixels, the pictures have {self.image_size}: "
-                "choose one."
-            )
+            found = f"{self.dit.image_size} pixels, the pictures have {self.image_size}"
+            raise ValueError(f"The transformer takes {found}: choose one size.")
+
+
+def grid_embedding(size: int, width: int) -> torch.Tensor:
+    """Embed the places of a grid: sines and cosines of the row, then of the column, (size * size, width).
+
+    Paper: Peebles and Xie 2023, sec. 3.2, with frequencies that suit a few cells; here they are where learning begins.
+    """
+    line = timestep_embedding(torch.arange(size), width // 2, max_period=MAX_PERIOD)
+    return torch.cat([repeat(line, "h w -> (h n) w", n=size), repeat(line, "h w -> (n h) w", n=size)], dim=1)
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -96,12 +103,11 @@ class DiT(nn.Module):
 
     def __init__(self, config: DiTConfig):
         super().__init__()
-        self.config = config
-        width, self.cells = config.width, config.patch_size // FOLD
+        self.config, width, self.cells = config, config.width, config.patch_size // FOLD
         channels = config.channels if config.convolutions else 3 * FOLD**2
         self.time_mlp = nn.Sequential(nn.Linear(TIME_DIM, width), nn.SiLU(), nn.Linear(width, width))
         self.to_tokens = nn.Linear(channels * self.cells**2, width)
-        self.positions = nn.Parameter(0.5 * torch.randn((config.image_size // config.patch_size) ** 2, width))
+        self.positions = nn.Parameter(grid_embedding(config.image_size // config.patch_size, width))
         self.modulation = zero_init(nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(DiTBlock(width, config.num_heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
@@ -142,7 +148,8 @@ class DiT(nn.Module):
 
     def mix(self, h: torch.Tensor, emb: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Run the transformer over a map (B, C, H, W) and the words; what it makes has the map's shape."""
-        patches = rearrange(h, "b c (h p) (w q) -> b (h w) (c p q)", p=self.cells, q=self.cells)
+        p = self.cells
+        patches = rearrange(h, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
         x = torch.cat([self.to_tokens(patches) + self.positions, words], dim=1)  # (B, N + L, W)
         mask = torch.cat([mask.new_ones(patches.shape[:2]), mask], dim=1)
         modulation = rearrange(self.modulation(F.silu(emb)), "b (six w) -> six b 1 w", six=6)
@@ -150,8 +157,7 @@ class DiT(nn.Module):
             x = block(x, modulation, mask)
         shift, scale = rearrange(self.modulation_out(F.silu(emb)), "b (two w) -> two b 1 w", two=2)
         x = self.to_cells(modulate(self.norm(x[:, : patches.shape[1]]), shift, scale))
-        rows = h.shape[2] // self.cells
-        return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, p=self.cells, q=self.cells)
+        return rearrange(x, "b (h w) (c p q) -> b c (h p) (w q)", w=h.shape[3] // p, p=p, q=p)
 
 
 class Flow(nn.Module):
@@ -187,9 +193,8 @@ class Flow(nn.Module):
         hide_text: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Do the same with captions that are encoded already; where hide_text (B,) is True they are not seen."""
-        states = text[1]
-        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # it learns faster than the end token's
-        emb, words = self.to_emb(mean), self.to_words(states)
+        mean = (text[1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # it learns faster than the end token's
+        emb, words = self.to_emb(mean), self.to_words(text[1])
         if hide_text is not None:
             emb, mask = emb.masked_fill(hide_text[:, None], 0.0), mask & ~hide_text[:, None]
         return self.dit(x_t, t, emb, words, mask).float()

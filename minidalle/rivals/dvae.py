@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from minidalle.data.batches import Batch
+from minidalle.data.batches import Batch, Source
 from minidalle.losses import EVEN, Noise, rows_of
 from minidalle.rivals.pictures import PictureDecoder, PictureEncoder
+from minidalle.rivals.vae import log_likelihood
+
+STARTED = 256  # pictures whose features the codes begin as
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class DiscreteVAEConfig:
 
     image_size: int = 32  # pixels
     num_codes: int = 128  # K, of the codebook
-    widths: tuple[int, ...] = (32, 64)  # channels of each level on the way down; each level halves the picture
+    widths: tuple[int, ...] = (32, 80)  # channels of each level on the way down; each level halves the picture
 
     @property
     def grid(self) -> int:
@@ -34,21 +37,21 @@ class DiscreteVAEConfig:
 
 @dataclass(frozen=True)
 class DiscreteVAELossConfig:
-    """What shapes the negative ELBO; the paper's own settings are hot 1, and a kl_weight that rises."""
+    """What shapes the negative ELBO; in the paper the KL's weight has a warm-up and ends at 6.6."""
 
-    scale: float = 0.1  # of the Laplace distribution of a pixel around what is drawn
-    kl_weight: float = 1.0  # beta, after its warm-up; with 0.2 most codes were never used
+    sigma: float = 0.1  # of a pixel around what is drawn
+    kl_weight: float = 1.0  # beta, after its warm-up; with 0.2 fewer codes stayed in use
     kl_warmup: float = 0.0  # share of the training over which the weight rises from 0
-    hot: float = 5.0  # temperature of the relaxation at the start; from 1, most codes were never used
-    cold: float = 1 / 16  # and at the end, appendix A.2
+    hot: float = 1.0  # temperature of the relaxation at the start, appendix A.2
+    cold: float = 0.25  # and at the end; with 1/16, the paper's, pictures were less exact
     cooling: float = 0.5  # share of the training over which it falls
 
 
 class DiscreteVAE(nn.Module):
     """Encode a picture as a grid of codes; draw a picture from one.
 
-    We differ: the encoder's last layer is the codebook itself, so a feature and the code that stands for it are alike
-    from the first step, and more codes stay in use.
+    We differ: the encoder has no layer of its own for the logits. A code is as likely as a feature is near it, as in a
+    mixture of Gaussians, and the codes begin as features (start_codebook), or a handful of them would do all the work.
     """
 
     kind, config_class = "dvae", DiscreteVAEConfig
@@ -60,11 +63,15 @@ class DiscreteVAE(nn.Module):
         self.codebook = nn.Parameter(torch.randn(config.num_codes, config.widths[-1]))
         self.decoder = PictureDecoder(config.widths[::-1], 1, config.grid)
 
-    def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits of the codes (B, cells, K), row by row, for pictures (B, 3, H, W)."""
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode pictures (B, 3, H, W) as normalised features (B, cells, W), row by row."""
         h = self.encoder(images, images.new_zeros(len(images), 1))  # no caption: its scale and shift are constants
-        h = rearrange(h, "b w rows columns -> b (rows columns) w")
-        return (h @ self.codebook.mT).float() * h.shape[-1] ** -0.5
+        h = rearrange(h, "b w rows columns -> b (rows columns) w").float()
+        return F.layer_norm(h, h.shape[-1:])
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the logits of the codes (B, cells, K): minus half the squared distance, up to a constant of the cell."""
+        return (self.features(images) @ self.codebook.mT).float() - 0.5 * self.codebook.square().sum(-1)
 
     def draw(self, shares: torch.Tensor) -> torch.Tensor:
         """Draw pictures (B, 3, H, W) from shares of the codes (B, cells, K), in the limit one-hot."""
@@ -111,18 +118,13 @@ def kl_to_uniform(logits: torch.Tensor) -> torch.Tensor:
     return math.log(logits.shape[-1]) + (log_p.exp() * log_p).sum(-1)
 
 
-def log_likelihood(images: torch.Tensor, drawn: torch.Tensor, scale: float) -> torch.Tensor:
-    """Give log p(picture | what is drawn) in nats, for Laplace-distributed pixels around it: (B,)."""
-    return -((images - drawn).abs() / scale + math.log(2 * scale)).flatten(1).sum(1)
-
-
 def dvae_loss(
     model: nn.Module, batch: Batch, generator: Noise, config: DiscreteVAELossConfig, progress: float | torch.Tensor
 ) -> torch.Tensor:
     """Learn to draw pictures again from codes that are nearly evenly used: the negative ELBO over the pixels.
 
     Paper: Ramesh et al. 2021, sec. 2.1 and appendix A.2 (temperature and weight by schedule). We differ: the pixels
-    are Laplace-distributed, not logit-Laplace, which needs no output for their scale and no mapping of the pixels.
+    are Gaussian of a fixed width, not logit-Laplace; by absolute errors, small objects were learned last.
     """
     sizes = next(part for part in model.modules() if isinstance(part, DiscreteVAE)).config
     noise = gumbel_noise(rows_of(EVEN, (len(batch.images), sizes.grid**2, sizes.num_codes), generator))
@@ -131,8 +133,23 @@ def dvae_loss(
     temperature = config.hot * (config.cold / config.hot) ** cooled
     drawn, logits = model(batch.images, noise.to(batch.images.device), temperature.to(batch.images.device))
     kl = kl_to_uniform(logits).sum(1)
-    loss = config.kl_weight * risen * kl - log_likelihood(batch.images, drawn, config.scale)
+    loss = config.kl_weight * risen * kl - log_likelihood(batch.images, drawn, config.sigma)
     return loss.mean() / batch.images[0].numel()
+
+
+@torch.no_grad()
+def start_codebook(model: DiscreteVAE, source: Source) -> None:
+    """Begin with features of real pictures as codes, each likelier the farther it is from those before it.
+
+    Paper: Arthur and Vassilvitskii 2007, sec. 2.2 (the seeding of k-means++).
+    """
+    device, generator = model.codebook.device, torch.Generator().manual_seed(source.seed)
+    features = model.features(source.batch(0, STARTED).images.to(device)).flatten(0, 1).cpu()
+    distances = torch.full((len(features),), 4.0 * features.shape[1])  # squared; none is farther
+    for code in range(model.config.num_codes):
+        chosen = features[torch.multinomial(distances + 1e-6, 1, generator=generator)]
+        distances = distances.minimum((features - chosen).square().sum(-1))
+        model.codebook[code] = chosen[0].to(device)
 
 
 def codebook_usage(codes: torch.Tensor, num_codes: int) -> tuple[int, float]:

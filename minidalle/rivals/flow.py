@@ -30,7 +30,7 @@ class FlowLossConfig:
     """What shapes the loss; the plain one has logit_normal None and root_below None, with even times."""
 
     p_drop_text: float = 0.1  # share of captions that are hidden, for guidance
-    logit_normal: tuple[float, float] | None = (0.8, 1.2)  # mean and deviation of log(t / (1 - t)); None: even times
+    logit_normal: tuple[float, float] | None = (1.2, 1.3)  # mean and deviation of log(t / (1 - t)); None: even times
     root_below: float | None = 0.01  # take the root of each picture's error, but below this leave it a square
 
 
@@ -166,7 +166,14 @@ def draw(
 def recipe(steps: int, ema_decay: float) -> StageRecipe:
     """Describe a training."""
     return StageRecipe(
-        steps, 64, matrix_lr=0.015, lr=2e-3, ema_decay=ema_decay, loss=FlowLossConfig(), full_captions=0.5
+        steps,
+        64,
+        matrix_lr=0.01,
+        lr=2e-3,
+        weight_decay=0.1,
+        ema_decay=ema_decay,
+        loss=FlowLossConfig(),
+        full_captions=0.5,
     )
 
 
@@ -178,5 +185,5 @@ FAMILY = Family(
     recipes={"quick": {"flow": recipe(1250, 0.99)}, "full": {"flow": recipe(12_500, 0.999)}},
     draw=draw,
     networks=lambda models: {"text encoder": models["flow"].text, "transformer": models["flow"].dit},
-    options={"num_inference_steps": 20, "guidance_scale": 1.25},
+    options={"num_inference_steps": 20, "guidance_scale": 2.0},
 )

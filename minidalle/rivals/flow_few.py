@@ -34,7 +34,7 @@ class FewLossConfig:
 
     windows: int = STEPS  # into which time is cut; in as many steps the student draws
     teacher_steps: int = 3  # in which the teacher crosses a window
-    guidance_scale: float = 1.25  # the teacher's; the student needs none
+    guidance_scale: float = 2.0  # the teacher's; the student needs none
     p_beginning: float = 1.0  # share of pictures learned at the beginning of a window (1: distillation), not within it
     root_below: float | None = 0.01  # as in the teacher's loss
 

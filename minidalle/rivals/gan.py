@@ -81,14 +81,9 @@ class GAN(nn.Module):
         self.generator, self.critic = Generator(config), Critic(config, config.widths, config.map_shape)
 
     def forward(
-        self,
-        images: torch.Tensor,
-        tokens: torch.Tensor,
-        mask: torch.Tensor,
-        code: torch.Tensor,
-        said: torch.Tensor,
+        self, images: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor, code: torch.Tensor, said: torch.Tensor,
         penalized: int,
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
         """Score real and drawn pictures, so that one backward pass gives each network the gradient of its own loss.
 
         Args:
@@ -152,9 +147,8 @@ def gan_loss(model: nn.Module, batch: Batch, generator: Noise, config: GANLossCo
     step at the same time (simultaneous gradient descent; Mescheder et al. 2018, sec. 2), not in turn.
     """
     code = draw_normal(batch.images.new_empty(len(batch.images), inner(model).config.code_dim), generator)
-    said = torch.arange(len(code), device=code.device)
-    if config.mode_seeking:
-        said = said % ((len(code) + 1) // 2)
+    rows = torch.arange(len(code), device=code.device)
+    said = rows % ((len(code) + 1) // 2) if config.mode_seeking else rows
     penalized = round(config.penalized * len(code)) if config.r1_weight or config.ma_weight else 0
     *scores, drawn, by_image, by_caption = model(batch.images, batch.tokens, batch.mask, code, said, penalized)
     real, fake, judged = (x.float() for x in scores)
@@ -162,17 +156,12 @@ def gan_loss(model: nn.Module, batch: Batch, generator: Noise, config: GANLossCo
     loss = critic_loss(real, fake, batch.tokens, config.all_wrong) - pleased.mean()
     if penalized:
         loss = loss + penalty(by_image, by_caption, config)
-    if config.contrast:
-        rows = torch.arange(len(real), device=real.device)
-        loss = loss + config.contrast * (contrast(real, rows, batch.tokens) + contrast(judged, said, batch.tokens))
-    return loss + config.mode_seeking * mode_seeking(drawn, code) if config.mode_seeking else loss
+    found = contrast(real, rows, batch.tokens) + contrast(judged, said, batch.tokens)
+    return loss + config.contrast * found + (config.mode_seeking and config.mode_seeking * mode_seeking(drawn, code))
 
 
 def clip_as_critic_loss(model: nn.Module, batch: Batch, generator: Noise, config: None, clip: CLIP) -> torch.Tensor:
-    """Please a frozen CLIP alone: the mean cosine of drawn pictures and their captions, negative.
-
-    No family trains by it. A judge that does not learn is fooled: its favourites are patterns that show nothing.
-    """
+    """Please a frozen CLIP alone: the negative cosine of drawings and captions. None is trained so: it is fooled."""
     model, text = inner(model), clip.encode_text(batch.tokens, batch.mask)
     code = draw_normal(batch.images.new_empty(len(batch.images), model.config.code_dim), generator)
     drawn = model.generator(batch.tokens, batch.mask, code)

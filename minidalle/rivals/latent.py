@@ -141,7 +141,7 @@ def latent_loss(
     """Learn to draw the latents of captions, some of which are hidden, for guidance.
 
     Paper: Rombach et al. 2022, eq. 3. We differ as the decoder does, see decoder_loss: the network predicts the latent
-    itself, and of each latent's error the root is taken.
+    itself, noisy timesteps come more often, and of each latent's error the root is taken.
     """
     with torch.no_grad():
         mean, log_variance = kl_autoencoder.encode(batch.images)
@@ -170,7 +170,7 @@ def recipes(autoencoder: int, latent: int, ema_decay: float) -> dict[str, StageR
     """Describe a training by the steps of autoencoder and diffusion model."""
     return {
         "kl_autoencoder": recipe(autoencoder, KLAutoencoderLossConfig(), ema_decay),
-        "latent": recipe(latent, DenoisingLossConfig(), ema_decay),
+        "latent": recipe(latent, DenoisingLossConfig(timestep_power=0.5), ema_decay),
     }
 
 

@@ -160,7 +160,7 @@ FAMILY = Family(
     summary="LSTM and transposed convolutions, trained with a pixel loss",
     stages={"lstm": Stage(LSTMPainter, lstm_loss)},
     models={"lstm": LSTMConfig()},
-    recipes={"quick": {"lstm": recipe(3000, 0.99)}, "full": {"lstm": recipe(30_000, 0.999)}},
+    recipes={"quick": {"lstm": recipe(5000, 0.99)}, "full": {"lstm": recipe(50_000, 0.999)}},
     draw=draw,
     networks=lambda models: {"text encoder": models["lstm"].text, "decoder": models["lstm"].decoder},
 )

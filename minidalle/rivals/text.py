@@ -23,7 +23,7 @@ class RivalConfig:
 class TextEncoder(nn.Module):
     """Words that look at one another; the end token stands for the whole caption.
 
-    Paper: Nichol et al. 2021 (GLIDE), sec. 2.3: states to attend to, and one to join the timestep's embedding.
+    Paper: Nichol et al. 2021 (GLIDE), sec. 4.1: states to attend to, and one to join the timestep's embedding.
     """
 
     def __init__(self, config: RivalConfig):

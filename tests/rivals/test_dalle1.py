@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Categorical, Gumbel, Laplace, kl_divergence
+from torch.distributions import Categorical, Gumbel, MultivariateNormal, Normal, kl_divergence
 
 from minidalle.ar_prior import Cache
 from minidalle.checkpoint import load_model
@@ -87,23 +87,17 @@ def test_the_kl_runs_from_none_to_that_of_a_certain_code():
     assert dvae.kl_to_uniform(1000.0 * F.one_hot(torch.tensor(3), 7)) == pytest.approx(math.log(7))
 
 
-def test_the_likelihood_is_that_of_torch():
-    images, drawn = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
-    expected = Laplace(drawn, 0.3).log_prob(images).flatten(1).sum(1)
-    torch.testing.assert_close(dvae.log_likelihood(images, drawn, 0.3), expected)
-
-
 @pytest.mark.parametrize(
     "progress, temperature, share", [(0.0, 1.0, 0.0), (0.1, 2**-0.5, 0.5), (0.4, 0.25, 1.0), (1.0, 1 / 16, 1.0)]
 )
 def test_the_loss_is_the_negative_elbo_by_schedule(progress, temperature, share):
     model, batch = shaken(DiscreteVAE(SMALL_VAE)), World(32).batch(0, 4)
-    config = DiscreteVAELossConfig(scale=0.2, kl_weight=3.0, kl_warmup=0.2, hot=1.0, cold=1 / 16, cooling=0.8)
+    config = DiscreteVAELossConfig(sigma=0.2, kl_weight=3.0, kl_warmup=0.2, hot=1.0, cold=1 / 16, cooling=0.8)
     loss = dvae_loss(model, batch, generator(5), config, progress)
     noise = Gumbel(0.0, 1.0).icdf(torch.rand(4, 16, 12, generator=generator(5)))
     drawn, logits = model(batch.images, noise, temperature)
     kl = kl_divergence(Categorical(logits=logits), Categorical(logits=torch.zeros(12))).sum(1)
-    likelihood = Laplace(drawn, 0.2).log_prob(batch.images).flatten(1).sum(1)
+    likelihood = Normal(drawn, 0.2).log_prob(batch.images).flatten(1).sum(1)
     torch.testing.assert_close(loss, (3.0 * share * kl - likelihood).mean() / (3 * 32 * 32))
     torch.testing.assert_close(loss, dvae_loss(model, batch, generator(5), config, torch.tensor(progress)))
 
@@ -121,6 +115,27 @@ def test_codes_stand_for_what_the_cold_relaxation_draws():
     drawn, logits = model(images, torch.zeros(3, 16, 12), 1e-6)
     torch.testing.assert_close(model.decode(codes), drawn)
     assert torch.equal(logits.argmax(-1), codes)
+
+
+def test_a_code_is_as_likely_as_in_a_mixture_of_gaussians():
+    model, images = shaken(DiscreteVAE(SMALL_VAE)), World(32).batch(0, 2).images
+    features = model.features(images)
+    torch.testing.assert_close(features.square().mean(-1), torch.ones(2, 16), rtol=1e-2, atol=0)
+    density = MultivariateNormal(model.codebook, torch.eye(8)).log_prob(features[:, :, None])
+    torch.testing.assert_close(model.logits(images).softmax(-1), density.softmax(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_the_codes_begin_as_features_that_lie_apart():
+    model, source = shaken(DiscreteVAE(SMALL_VAE)), World(32, seed=3)
+    dvae.start_codebook(model, source)
+    first, features = model.codebook.clone(), model.features(source.batch(0, dvae.STARTED).images).flatten(0, 1)
+    assert torch.cdist(first, features).amin(1).max() < 1e-2
+    dvae.start_codebook(model, source)
+    assert torch.equal(model.codebook, first)
+    rare = 8.0 * torch.eye(12, 8) - 8.0 * torch.eye(12, 8).roll(8, 0)  # among 4,000 features of one kind
+    model.features = lambda images: torch.cat([rare[:, None], torch.zeros(12, 333, 8)], dim=1)
+    dvae.start_codebook(model, source)
+    assert len(model.codebook.unique(dim=0)) == 12
 
 
 def test_the_usage_of_a_codebook():

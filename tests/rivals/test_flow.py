@@ -12,7 +12,7 @@ from torch.distributions import Normal, SigmoidTransform, TransformedDistributio
 from minidalle.checkpoint import load_model
 from minidalle.data.batches import World
 from minidalle.rivals import Rival, flow, flow_few
-from minidalle.rivals.dit import PREDICTIONS, DiT, DiTBlock, DiTConfig, Flow, FlowConfig
+from minidalle.rivals.dit import PREDICTIONS, DiT, DiTBlock, DiTConfig, Flow, FlowConfig, grid_embedding
 from minidalle.rivals.flow import (
     FlowLossConfig,
     draw_times,
@@ -192,6 +192,18 @@ def test_a_new_block_is_the_identity():
     assert not torch.equal(block(x, gated, torch.ones(3, 5, dtype=torch.bool)), x)
 
 
+def test_a_block_scales_and_shifts_before_and_gates_behind():
+    block, x, mask = DiTBlock(16, 2), torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
+    shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation = torch.randn(6, 3, 1, 16)
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+
+    middle = x + gate_1 * block.attention((1 + scale_1) * plain(x) + shift_1, mask=mask)
+    expected = middle + gate_2 * block.mlp((1 + scale_2) * plain(middle) + shift_2)
+    torch.testing.assert_close(block(x, modulation, mask), expected)
+
+
 @pytest.mark.parametrize("convolutions", [True, False])
 def test_a_new_network_answers_grey_and_every_weight_learns(convolutions):
     config = replace(CONFIG, dit=replace(CONFIG.dit, convolutions=convolutions))
@@ -212,6 +224,15 @@ def test_a_patch_goes_through_its_own_token():
     dit(x, torch.tensor([0.5]), torch.zeros(1, 16), words, mask)[0, 1, 2, 6].backward()
     seen = x.grad[0].abs().sum(0) > 0
     assert seen[:4, 4:].all() and seen.sum() == 16
+
+
+def test_places_begin_as_sines_of_row_and_column():
+    grid = grid_embedding(3, 8).view(3, 3, 8)
+    assert torch.equal(grid[1, :, :4], grid[1, :1, :4].expand(3, 4))  # all of a row alike, then all of a column
+    assert torch.equal(grid[:, 1, 4:], grid[:1, 1, 4:].expand(3, 4))
+    slow = 2 / 32**0.5
+    expected = torch.tensor([2.0, slow]).cos().tolist() + torch.tensor([2.0, slow]).sin().tolist()
+    assert grid[2, 0, :4].tolist() == pytest.approx(expected) and grid[0, 2, 4:].tolist() == pytest.approx(expected)
 
 
 def test_a_patch_looks_at_others_and_at_words():
@@ -238,8 +259,9 @@ def test_padding_changes_nothing():
     [
         (lambda: FlowConfig(prediction="eps"), "eps.*velocity, x_start"),
         (lambda: FlowConfig(image_size=64), "32 pixels, the pictures have 64"),
-        (lambda: DiTConfig(patch_size=5), "32 pixels.*patches of 5"),
-        (lambda: DiTConfig(patch_size=1), "32 pixels.*patches of 1"),
+        (lambda: DiTConfig(patch_size=5), "Patches of 5 cannot tile 32"),
+        (lambda: DiTConfig(patch_size=1), "Patches of 1 cannot tile 32"),
+        (lambda: DiTConfig(width=90), "90 channels"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(make, said):

@@ -7,15 +7,26 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import MICRO
 from torch import nn
 
 from minidalle.checkpoint import load_model
+from minidalle.clip import CLIP
 from minidalle.data.batches import Batch, World
 from minidalle.losses import draw_normal
 from minidalle.rivals import gan
 from minidalle.rivals.critic import contrast, slopes
 from minidalle.rivals.family import Rival
-from minidalle.rivals.gan import GAN, GANConfig, GANLossConfig, critic_loss, gan_loss, mode_seeking, penalty
+from minidalle.rivals.gan import (
+    GAN,
+    GANConfig,
+    GANLossConfig,
+    clip_as_critic_loss,
+    critic_loss,
+    gan_loss,
+    mode_seeking,
+    penalty,
+)
 from minidalle.training import stages
 from minidalle.training.loop import Stopped
 from minidalle.training.run import train
@@ -289,3 +300,19 @@ def test_both_networks_learn_within_a_few_steps():
         gan_loss(model, batch(), step_generator(0, step), PENALISED).backward()
         optimizer.step()
     assert all((value != before[name]).any() for name, value in model.state_dict().items())
+
+
+def test_the_plain_loss_takes_a_batch_of_one():
+    assert gan_loss(model_of(), batch(1), step_generator(0, 0), PLAIN).isfinite()
+
+
+def test_clip_as_the_critic_is_the_negative_cosine_and_reaches_the_generator_alone():
+    torch.manual_seed(1)
+    clip, model, b = CLIP(MICRO.models["clip"]).requires_grad_(False), model_of(), batch()
+    loss = clip_as_critic_loss(model, b, step_generator(0, 0), None, clip)
+    drawn = model.generator(b.tokens, b.mask, draw_normal(torch.empty(4, CONFIG.code_dim), step_generator(0, 0)))
+    cosine = torch.cosine_similarity(clip.encode_image(drawn), clip.encode_text(b.tokens, b.mask).z_text)
+    torch.testing.assert_close(loss, -cosine.mean())
+    loss.backward()
+    learns = {name.split(".")[0] for name, grad in gradients(model).items() if grad is not None}
+    assert learns == {"generator"} and all(p.grad is None for p in clip.parameters())
