@@ -34,6 +34,7 @@ class Family:
     networks: Callable[[dict[str, nn.Module]], dict[str, nn.Module]]  # models to what is called to draw, by name
     options: dict[str, float] = field(default_factory=dict)  # what draw takes by choice, with its defaults
     diffusion: dict[str, DiffusionConfig] = field(default_factory=dict)  # the processes of the stages that have one
+    teachers: tuple[str, ...] = ()  # stages that are needed to train, and not to draw
 
     def preset(self) -> Preset:
         """Make the preset that trains this family on the pictures and captions that tiny is trained on."""
@@ -47,7 +48,7 @@ class Rival:
 
     Args:
         family: what it is.
-        models: a model for each of the family's stages.
+        models: a model for each of the family's stages, teachers left out.
         tokenizer: the one that they were trained with.
         device: where to compute; None: on the CPU.
         rephrase: brings a prompt into words that the models know; None: prompts are taken as they are.
@@ -81,10 +82,11 @@ class Rival:
 
         Raises: CheckpointError: when a model is missing, damaged, or was not trained with the others.
         """
-        loaded = {kind: load_model(stage.model_class, folder) for kind, stage in family.stages.items()}
+        stages = {kind: stage for kind, stage in family.stages.items() if kind not in family.teachers}
+        loaded = {kind: load_model(stage.model_class, folder) for kind, stage in stages.items()}
         headers = {kind: header for kind, (_, header) in loaded.items()}
-        for kind, stage in family.stages.items():
-            for need in stage.needs:
+        for kind, stage in stages.items():
+            for need in set(stage.needs) - set(family.teachers):
                 if headers[kind].get(need) != headers[need]["sha256"]:
                     raise CheckpointError(
                         f"The {kind} in {folder} was trained with another {need} than the one beside it: "

@@ -93,4 +93,5 @@ FAMILY = Family(
     draw=draw,
     networks=lambda models: {"text encoder": models["flow_few"].text, "transformer": models["flow_few"].dit},
     options={"num_inference_steps": STEPS},
+    teachers=("flow",),
 )
