@@ -17,53 +17,83 @@ from pathlib import Path
 import torch
 
 from minidalle.device import choose_threads, threads
-from minidalle.evaluation.report import report_card
+from minidalle.evaluation.report import draw_prompts, report_card
 from minidalle.evaluation.tables import to_json
-from minidalle.rivals import FAMILIES, Family, from_pretrained
-from minidalle.training.recipes import Preset
+from minidalle.rivals import FAMILIES, from_pretrained
+from minidalle.training.recipes import TINY, Preset, fitted
 from minidalle.training.run import prepare, train
-from minidalle.training.stages import collection_of
+from minidalle.training.stages import STACK, collection_of
 from minidalle.training.trainer import Trainer
 
+UNCLIP = "unclip"  # beside the rivals, on the same budget
 
-def preset_of(family: Family, share: float) -> Preset:
-    """Give the preset of a family whose quick recipe has a share of its steps."""
-    preset = family.preset()
+
+def stages_of(name: str) -> tuple[str, ...]:
+    """Name the stages of a rival, or of unCLIP, in the order of training."""
+    return STACK if name == UNCLIP else tuple(FAMILIES[name].stages)
+
+
+def preset_of(name: str, share: float = 1.0) -> Preset:
+    """Give the preset of a rival, or of unCLIP, whose quick recipe has a share of its steps."""
+    preset = TINY if name == UNCLIP else FAMILIES[name].preset()
     recipe = preset.recipes["quick"]
-    stages = {name: replace(how, steps=max(2, round(share * how.steps))) for name, how in recipe.stages.items()}
+    stages = {kind: replace(how, steps=max(2, round(share * how.steps))) for kind, how in recipe.stages.items()}
     return replace(preset, recipes={"quick": replace(recipe, stages=stages)})
 
 
 def train_one(args: argparse.Namespace) -> None:
     """Train one rival and keep its card beside it."""
-    family = FAMILIES[args.family]
-    folder = args.runs / f"{family.name}-{args.share:g}-{args.seed}"
-    train(preset_of(family, args.share), "quick", folder, tuple(family.stages), args.seed, resume=True)
-    card = report_card(from_pretrained(folder / f"{family.name}.safetensors", "cpu"), args.n, args.seed, folder=folder)
+    folder = args.runs / f"{args.family}-{args.share:g}-{args.seed}"
+    train(preset_of(args.family, args.share), "quick", folder, stages_of(args.family), args.seed, resume=True)
+    card = report_card(from_pretrained(source_of(folder, args.family), "cpu"), args.n, args.seed, folder=folder)
     (folder / "card.json").write_text(to_json(card) + "\n", encoding="utf-8")
     exact = {kind: rates["exact"].share for kind, rates in card["following"].items()}
     print(f"{folder.name}: {exact}")
+
+
+def source_of(folder: Path, name: str) -> Path:
+    """Name what from_pretrained loads: the folder of unCLIP, the file of a rival."""
+    return folder if name == UNCLIP else folder / f"{name}.safetensors"
+
+
+def drawing_seconds(source: Path) -> float:
+    """Measure the seconds of a picture in a batch of 64, the faster of two, with one thread."""
+    system, prompts = (
+        from_pretrained(source, "cpu"),
+        [prompt.caption for prompt in draw_prompts(64, 0.0, "seen", "time")],
+    )
+    seconds = []
+    with threads(1):
+        for _ in range(2):
+            started = time.perf_counter()
+            system(prompts, generator=torch.Generator().manual_seed(0))
+            seconds.append((time.perf_counter() - started) / len(prompts))
+    return round(min(seconds), 5)
 
 
 def time_all(args: argparse.Namespace) -> None:
     """Measure the seconds of a step of every stage, in turn, twice, with the threads of a training; keep the faster."""
     found: dict[str, dict[str, float]] = {}
     for _ in range(2):
-        for family in FAMILIES.values():
-            for stage, how in family.preset().recipes["quick"].stages.items():
-                needs, preset = args.runs / f"{family.name}-1-0", family.preset()
-                collection = collection_of(preset, preset.recipes["quick"])
+        for name in (UNCLIP, *FAMILIES):
+            collection = collection_of(TINY, TINY.recipes["quick"])
+            preset = fitted(preset_of(name), collection.tokenizer)
+            for stage in stages_of(name):
+                needs = args.runs / f"{name}-1-0"
                 model, loss_at = prepare(preset, "quick", stage, 0, torch.device("cpu"), needs, collection)
                 with threads(choose_threads(None)[0]):
-                    trainer = Trainer(model.train(), how)
+                    trainer = Trainer(model.train(), preset.recipes["quick"].stages[stage])
                     trainer.step(loss_at, 0)
                     started = time.perf_counter()
                     for step in range(1, args.steps):
                         trainer.step(loss_at, step)
                     seconds = (time.perf_counter() - started) / (args.steps - 1)
-                there = found.setdefault(family.name, {})
+                there = found.setdefault(name, {})
                 there[stage] = min(seconds, there.get(stage, seconds))
-                print(f"{family.name}, {stage}: {1000 * there[stage]:.1f} ms a step", flush=True)
+                print(f"{name}, {stage}: {1000 * there[stage]:.1f} ms a step", flush=True)
+    for name in (UNCLIP, *FAMILIES):
+        found[name]["a picture"] = drawing_seconds(source_of(args.runs / f"{name}-1-0", name))
+        print(f"{name}: {1000 * found[name]['a picture']:.1f} ms a picture", flush=True)
     (args.runs / "seconds.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -74,11 +104,11 @@ def collect(args: argparse.Namespace) -> None:
     for path in sorted(args.runs.glob("*/card.json")):
         name, share, seed = path.parent.name.rsplit("-", 2)
         card = json.loads(path.read_text(encoding="utf-8"))
-        recipe = preset_of(FAMILIES[name], float(share)).recipes["quick"]
-        spent = sum(seconds[name][stage] * how.steps for stage, how in recipe.stages.items())
-        card["cost"]["training seconds"] = round(spent, 1)
+        stages = preset_of(name, float(share)).recipes["quick"].stages
+        spent = sum(seconds[name][stage] * stages[stage].steps for stage in stages_of(name))
+        card["cost"] |= {"training seconds": round(spent, 1), "seconds a picture": seconds[name]["a picture"]}
         rows.append({"family": name, "share": float(share), "seed": int(seed), "card": card})
-    args.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    args.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
     print(f"Wrote {args.out}: {len(rows)} cards.")
 
 
@@ -89,7 +119,7 @@ def main() -> None:
     sub = commands.add_parser("train", help="train one rival and measure it")
     sub.set_defaults(run=train_one)
     sub.add_argument("runs", type=Path)
-    sub.add_argument("family", choices=FAMILIES)
+    sub.add_argument("family", choices=(UNCLIP, *FAMILIES))
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--share", type=float, default=1.0, help="of the steps of quick (default %(default)s)")
     sub.add_argument("-n", type=int, default=200, help="prompts of each kind (default %(default)s)")

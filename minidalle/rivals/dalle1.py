@@ -195,5 +195,5 @@ FAMILY = Family(
     recipes={"quick": recipes(2400, 1200, 0.99), "full": recipes(24_000, 12_000, 0.999)},
     draw=draw,
     networks=lambda models: {"transformer": models["dalle1"], "decoder": models["dvae"].decoder},
-    options={"guidance_scale": 1.0, "temperature": 1.0, "num_candidates": 1},
+    options={"guidance_scale": 1.5, "temperature": 0.5, "num_candidates": 1},
 )
