@@ -40,7 +40,7 @@ class DiscreteVAELossConfig:
     """What shapes the negative ELBO; in the paper the KL's weight has a warm-up and ends at 6.6."""
 
     sigma: float = 0.1  # of a pixel around what is drawn
-    kl_weight: float = 0.3  # beta, after its warm-up; with 1, more codes for the same background
+    kl_weight: float = 1.0  # beta, after its warm-up; 1 is the ELBO
     kl_warmup: float = 0.0  # share of the training over which the weight rises from 0
     hot: float = 1.0  # temperature of the relaxation at the start, appendix A.2
     cold: float = 0.25  # and at the end; with 1/16, the paper's, pictures were less exact
