@@ -154,7 +154,7 @@ def test_a_lesson_that_cannot_be_paired_is_refused(tmp_path):
         read_lesson(tmp_path / "none.ipynb")
     wrong = tiny.notebook()
     wrong["cells"][9]["metadata"]["nbgrader"]["points"] = 7
-    with pytest.raises(LessonError, match="has 7 points and its parts 3"):
+    with pytest.raises(LessonError, match="has 7 points, and its parts add up to 3"):
         _ = list(exercises_of(wrong["cells"], "x"))[1].parts
 
 
@@ -209,10 +209,10 @@ DAMAGES = {  # what happened, and a part of what is said of it
     "a check is gone": (lambda n: n["cells"].pop(index(n, "42-area-test")), "its check was gone and was put back"),
     "a check is forged": (forged, "its check was changed and was put back"),
     "a check is there twice": (lambda n: n["cells"].append(cells(n)["42-area-test"]), "its check was there 2 times"),
-    "a check of nobody's": (foreign, "left out"),
+    "a check of nobody's": (foreign, "Left out: 1 cell with"),
     "an answer is split": (split, "its cell is there 2 times"),
     "an answer became text": (as_text, "had become text"),
-    "a cell of the lesson is gone": (lambda n: n["cells"].pop(2), "1 of the lesson's own cells were changed or gone"),
+    "a cell of the lesson is gone": (lambda n: n["cells"].pop(2), "1 of the lesson's own cells was changed or gone"),
     "the cells are turned round": (lambda n: n["cells"].reverse(), ""),
     "the stamp is another's": (lambda n: n["metadata"]["minidalle"].update(release="old"), "of the release old"),
 }
@@ -367,7 +367,7 @@ def test_odd_files_are_named_and_stop_nothing(tmp_path):
     }  # fmt: skip
     assert {place: s.fault for place, s in found.items() if s.fault}.keys() == said.keys()
     assert all(part in found[place].fault for place, part in said.items())
-    assert found["eve/42_tiny.ipynb"].notes == ("1 further files that are no notebooks of the course are not used.",)
+    assert found["eve/42_tiny.ipynb"].notes == ("Not used, since no notebook of the course: 1 further file.",)
 
 
 def test_folders_around_all_submissions_are_looked_into(tmp_path):
@@ -450,7 +450,7 @@ def test_a_class_from_release_to_marks_with_two_commands(tmp_path, capsys):
     (tmp_path / "lessons" / "42_tiny.ipynb").write_text(json.dumps(NOTEBOOK))
     shared = ["--out", str(tmp_path / "class"), "--notebooks", str(tmp_path / "lessons")]
     commands.run(["release", *shared])
-    assert "Wrote 1 lessons with 9 points" in capsys.readouterr().out
+    assert "Wrote 1 lesson with 9 points" in capsys.readouterr().out
     handed = json.loads((tmp_path / "class" / "release" / "42_tiny" / "42_tiny.ipynb").read_text())
     work = {
         "ada": tiny.filled(handed, tiny.RIGHT),

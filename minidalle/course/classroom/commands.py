@@ -77,6 +77,7 @@ def class_lessons(args: argparse.Namespace, seed: int | None) -> dict:
 
 def release_command(args: argparse.Namespace) -> None:
     """Write the student copies."""
+    from minidalle.course.classroom.lesson import counted
     from minidalle.course.classroom.release import release
 
     lessons = class_lessons(args, args.numbers)
@@ -89,13 +90,14 @@ def release_command(args: argparse.Namespace) -> None:
     kept = [lesson for name, lesson in lessons.items() if name in chosen or not args.lessons]
     folder = release(kept, args.out, args.numbers, args.colab, args.self_study)
     points = sum(exercise.points for lesson in kept for exercise in lesson.exercises)
-    print(f"Wrote {len(kept)} lessons with {points:g} points to {folder}: a folder and a ZIP for each.")
+    said = f"{counted(len(kept), 'lesson')} with {points:g} point{'' if points == 1 else 's'}"
+    print(f"Wrote {said} to {folder}: a folder and a ZIP for each.")
 
 
 def grade_command(args: argparse.Namespace) -> None:
     """Grade, and write marks, feedback and the picture of the class."""
     from minidalle.checks import whole_number
-    from minidalle.course.classroom import grade, gradebook, intake, marks, pages
+    from minidalle.course.classroom import grade, gradebook, intake, marks, pages, roster
     from minidalle.course.classroom.release import read_class
     from minidalle.course.classroom.sandbox import Limits
 
@@ -111,7 +113,9 @@ def grade_command(args: argparse.Namespace) -> None:
     told = read_class(args.out) or {"seed": None, "lessons": {}}
     lessons = class_lessons(args, told["seed"])
     found = intake.find(args.submissions, lessons)
-    found += intake.absent(found, args.roster, told["lessons"])
+    missing, near = roster.absent(found, args.roster, told["lessons"])
+    warn_of_dropped(marks.dropped(args.out / "marks", found), args.out)
+    found += missing
     limits = Limits(seconds=args.seconds, memory=args.memory << 20)
     results = grade.grade_all(found, lessons, told["seed"] or 0, args.jobs, limits, grade.to_stderr)
     odd = [s for s in found if not s.lesson]
@@ -119,19 +123,40 @@ def grade_command(args: argparse.Namespace) -> None:
     pages.write_pages(args.out, results, odd)
     if args.gradebook:
         gradebook.write_gradebook(args.out / "gradebook.db", results)
-    print(summary(results, odd, args.out))
+    print(summary(results, odd, args.out, args.roster is not None))
+    for name, student in near:
+        print(f'On the roster, "{name}" handed in nothing; "{student}" is not on it: if they are one, correct a name.')
 
 
-def summary(results: list, odd: list, out: Path) -> str:
+def warn_of_dropped(lost: dict[str, list[str]], out: Path) -> None:
+    """Say, before it is too late, that marks of an earlier run are about to be replaced."""
+    from minidalle.course.classroom.lesson import counted
+
+    if lost:
+        lessons = ", ".join(sorted(set().union(*lost.values())))
+        sys.stderr.write(
+            f"This run replaces {out / 'marks'} and {out / 'feedback'}, and drops the marks of "
+            f"{counted(len(lost), 'student')} that it does not grade again ({lessons}). To keep them, stop it (Ctrl-C) "
+            f"and name another --out.\n"
+        )
+
+
+def summary(results: list, odd: list, out: Path, roster: bool = False) -> str:
     """Say in a few lines what came out."""
-    students = {each.submission.student for each in results}
-    lines = [f"Graded {len(results)} notebooks of {len(students)} students."]
+    from minidalle.course.classroom.intake import MISSING
+    from minidalle.course.classroom.lesson import counted
+
+    handed = [each.submission.student for each in results if each.submission.fault not in MISSING]
+    silent = len({each.submission.student for each in results}.difference(handed))
+    said = f"; {silent if roster else counted(silent, 'student')}{' of the roster' if roster else ''} handed in nothing"
+    graded = f"Graded {counted(len(handed), 'notebook')} of {counted(len(set(handed)), 'student')}"
+    lines = [f"{graded}{said if silent else ''}."]
     for status in ("repaired", "crashed", "timed out", "unreadable", "missing"):
         here = [f"{each.submission.student} ({each.lesson.name})" for each in results if each.status == status]
         if here:
             lines.append(f"{status}: {len(here)}, {', '.join(here[:5])}{' ...' if len(here) > 5 else ''}")
     if odd:
-        lines.append(f"of no lesson: {len(odd)}, {', '.join(s.place for s in odd[:5])}{' ...' if len(odd) > 5 else ''}")
+        lines.append(f"not graded: {len(odd)}, {', '.join(s.place for s in odd[:5])}{' ...' if len(odd) > 5 else ''}")
     lines.append(f"Marks: {out / 'marks' / 'marks.csv'}. Class: {out / 'class.html'}. Feedback: {out / 'feedback'}.")
     return "\n".join(lines)
 

@@ -3,18 +3,19 @@
 import os
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from minidalle.course.classroom.intake import MISSING, Submission
-from minidalle.course.classroom.lesson import Exercise, Lesson
+from minidalle.course.classroom.lesson import Exercise, Lesson, check_points
 from minidalle.course.classroom.repair import Answers, repair, same
 from minidalle.course.classroom.sandbox import LEVELS, Limits
 from minidalle.course.classroom.session import Kernel, KernelError, StudentProcess
 
 ADDED = "added"  # the cell of what a student defined beside the answers
 ENDED = ("crashed", "timed out")
+QUIET, NAMED = 5.0, 5  # seconds without progress, after which so many of the notebooks that still run are named
 NOT_ATTEMPTED = "Not attempted: the answer is still to be written."
 
 
@@ -83,7 +84,11 @@ def grade_all(
         jobs: how many at a time; None: one for each core.
         limits: of one student's process.
         told: takes a line on how far it is.
+
+    Raises: LessonError: when the points of a lesson that was handed in do not add up; nothing is graded then.
     """
+    for name in {s.lesson for s in submissions if s.lesson}:
+        check_points(lessons[name])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs, limits = jobs or cores, limits or Limits()
     results = [failed(s, lessons) for s in submissions if s.notebook is None and s.lesson]
@@ -111,14 +116,30 @@ def grade_lesson(lesson, todo: list[Submission], seed: int, jobs: int, limits: L
             pool.submit(grade_notebook, kernel, s, answers, seed, limits): s
             for s, answers in zip(todo, repaired, strict=True)
         }
-        for done in as_completed(waiting):
+
+        def far() -> str:
+            return f"{lesson.name}: {len(results)} of {len(todo)}, {time.perf_counter() - started:.0f} s"
+
+        for done in finished(waiting, lambda names: told(f"{far()}; still running: {names}")):
             try:
                 results.append(done.result())
             except Exception as error:  # a fault of the grader's own must not take the others' marks
                 fault = f"the grader failed ({type(error).__name__}: {error}); report it"
                 results.append(failed(replace(waiting[done], notebook=None, fault=fault), {lesson.name: lesson}))
-            told(f"{lesson.name}: {len(results)} of {len(todo)}, {time.perf_counter() - started:.0f} s")
+            told(far())
     return results
+
+
+def finished(waiting: dict[Future, Submission], told: Callable[[str], None]) -> Iterator[Future]:
+    """Give each notebook when it is graded; where none is for long, name those that run, ever more seldom."""
+    left, quiet = set(waiting), QUIET
+    while left:
+        done, left = wait(left, quiet, FIRST_COMPLETED)
+        yield from done
+        if not done:
+            names = [waiting[each].student for each in waiting if each in left and each.running()]
+            told(", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else ""))
+        quiet = QUIET if done else 2 * quiet
 
 
 def started_kernel(lesson: Lesson, repaired: list[Answers]) -> Kernel:
@@ -238,7 +259,12 @@ def best_of_each(results: list[Graded]) -> list[Graded]:
         if counts[key] > 1:
             place = each.submission.place
             each.answers.notes.append(f"{counts[key]} files of this lesson were handed in; the best counts: {place}.")
-    return sorted(kept.values(), key=lambda g: (g.submission.student, g.lesson.name))
+    return sorted(kept.values(), key=lambda g: (*by_name(g.submission.student), g.lesson.name))
+
+
+def by_name(student: str) -> tuple[str, str]:
+    """Give what students are sorted by: capitals do not count."""
+    return student.casefold(), student
 
 
 def to_stderr(line: str) -> None:

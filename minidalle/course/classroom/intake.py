@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from minidalle.course.classroom.lesson import Lesson, graded, source_of
+from minidalle.course.classroom.lesson import Lesson, counted, graded, source_of
 from minidalle.course.classroom.repair import STUDENT, defined
 
 MAX_BYTES = 30 << 20  # of one notebook
@@ -25,9 +25,12 @@ IGNORED = re.compile(r"^(\..*|__MACOSX|__pycache__|Thumbs\.db|desktop\.ini|times
 MOODLE = re.compile(r"^(?P<name>.+)_(?P<id>\d+)_assignsubmission_\w+$")
 CANVAS = re.compile(r"^(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_\d+_(?P<file>.+)$")
 COPY = re.compile(r"[ _-]*(\(\d+\)|copy(\d+)?|kopie|-\d+)$", re.IGNORECASE)
+COPY_OF = re.compile(r"^(copy of|kopie von) +", re.IGNORECASE)  # as Colab calls a copy
 NOTHING, EMPTY = "nothing was handed in", "the folder is empty"
 MISSING = (NOTHING, EMPTY)  # faults of what is not there
 COURSE = "submitted"  # of nbgrader's folder of a course
+OF_ALL = ("", COURSE, "submissions", "downloads")  # folders that are no student's own
+NOBODY = "it names no student: write the name into its STUDENT cell, or put it into a folder with the student's name"
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,12 @@ def find(folder: Path, lessons: dict[str, Lesson]) -> list[Submission]:
         files = list(opened(PurePosixPath(folder.name), folder.read_bytes(), top=True))
     else:
         files = list(walk(folder))
+    place = folder.resolve()
+    own = place.name if place.is_dir() else place.stem if place.suffix.lower() == ".zip" else ""
     files = without_common_folder(files, lessons)
     if not files:
         raise ValueError(f"{folder} holds no submissions: name the folder with the submissions.")
-    return gather([submission(path, data, fault, lessons) for path, data, fault in files])
+    return gather(named([submission(path, data, fault, lessons) for path, data, fault in files], own, lessons))
 
 
 File = tuple[PurePosixPath, bytes | None, str]  # where, what, and what is wrong with it
@@ -193,7 +198,7 @@ def submission(path: PurePosixPath, data: bytes | None, fault: str, lessons: dic
         return replace(found, fault="it holds no exercise of the course")
     if not student:
         said = [STUDENT.search(source_of(cell)) for cell in notebook["cells"] if isinstance(cell, dict)]
-        student = next((match["name"].strip() for match in said if match), "") or path.stem
+        student = next((match["name"].strip() for match in said if match), "")
     return replace(found, student=student, notebook=notebook, lesson=lesson)
 
 
@@ -213,7 +218,7 @@ def whose(path: PurePosixPath, lessons: dict[str, Lesson]) -> tuple[str, str, bo
         return folders[0], "", False, path.name
     if path.suffix == "" and path.parts:  # an empty folder
         return path.parts[0], "", False, path.name
-    stem = path.stem
+    stem = COPY_OF.sub("", path.stem)
     while COPY.search(stem):
         stem = COPY.sub("", stem)
     lesson = is_lesson(path.name, lessons)
@@ -288,6 +293,25 @@ def lesson_of(notebook: dict, lessons: dict[str, Lesson]) -> str:
     return best if best and scores[best] > 0 else ""
 
 
+def named(found: list[Submission], own: str, lessons: dict[str, Lesson]) -> list[Submission]:
+    """Name the notebooks whose place names nobody: after the folder that is one student's own, or as what is odd.
+
+    Args:
+        found: what was handed in.
+        own: name of the folder or archive that all of it lies in; empty where there is none.
+        lessons: of the course, by name.
+    """
+    nobody = [s for s in found if not s.student]
+    others = [s for s in found if s.student and (s.notebook is not None or "/" in s.place or s.fault == EMPTY)]
+    twice = len({s.lesson for s in nobody}) < len(nobody)  # then it may be the work of several
+    if nobody and not others and not twice and own.lower() not in OF_ALL and not is_lesson(own, lessons):
+        return [replace(s, student=own) for s in found]
+    return [
+        s if s.student else replace(s, lesson="", notebook=None, fault=f"{s.fault}; {NOBODY}".lstrip("; "))
+        for s in found
+    ]
+
+
 def gather(found: list[Submission]) -> list[Submission]:
     """Put what one student handed in together: beside a notebook, other files are only mentioned."""
     with_notebook = {s.student for s in found if s.notebook is not None}
@@ -297,32 +321,10 @@ def gather(found: list[Submission]) -> list[Submission]:
             extra[each.student] = extra.get(each.student, 0) + 1
         else:
             kept.append(each)
-    told = "{} further files that are no notebooks of the course are not used."
+    told = "Not used, since no notebook of the course:"
     return [
-        replace(s, notes=(*s.notes, told.format(extra[s.student]))) if s.notebook and s.student in extra else s
+        replace(s, notes=(*s.notes, f"{told} {counted(extra[s.student], 'further file')}."))
+        if s.notebook and s.student in extra
+        else s
         for s in kept
-    ]
-
-
-def absent(found: list[Submission], roster: Path | None, handed_out: dict) -> list[Submission]:
-    """List what was not handed in: by students of the roster, or by those who handed in another lesson.
-
-    Args:
-        found: what was handed in.
-        roster: a text file with a student a line; None: only who handed in something is known.
-        handed_out: the lessons of the release; only those that somebody handed in count.
-    """
-    names = {s.student for s in found}
-    if roster is not None:
-        if not roster.is_file():
-            raise ValueError(f"{roster} is no file; a text file with one student a line was expected.")
-        lines = roster.read_text(encoding="utf-8", errors="replace").splitlines()
-        names |= {line.strip() for line in lines if line.strip()}
-    there = {(s.student, s.lesson) for s in found}
-    lessons = {s.lesson for s in found if s.lesson and (not handed_out or s.lesson in handed_out)}
-    return [
-        Submission(student, "", lesson, fault=NOTHING)
-        for student in sorted(names)
-        for lesson in sorted(lessons)
-        if student and (student, lesson) not in there
     ]

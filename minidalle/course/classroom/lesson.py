@@ -13,7 +13,7 @@ from pathlib import Path
 BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
 BEGIN_HIDDEN, END_HIDDEN = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 STUB = ("# YOUR CODE HERE", 'raise NotImplementedError("Your answer goes here.")')
-PART = re.compile(r"^# (?P<name>[^:\n]+): (?P<points>\d+) points?$")
+PART = re.compile(r"^# (?P<name>[^:\n]+): (?P<points>\d+(\.\d+)?) points?$")
 TITLE = re.compile(r"^#+ *(?:Exercise )?(\d\d\.\d.*)$", re.MULTILINE)
 
 
@@ -100,11 +100,18 @@ class Exercise:
 
     @cached_property
     def parts(self) -> dict[str, float]:
-        """Give the points of each part; one without a name where the exercise has a single answer."""
+        """Give the points of each part; one without a name where the exercise has a single answer.
+
+        Raises: LessonError: when the parts do not add up to the points.
+        """
         said = [PART.match(line) for line in self.tests.splitlines()]
         points = {match["name"]: float(match["points"]) for match in said if match}
         if points and sum(points.values()) != self.points:
-            raise LessonError(f"{self.test} has {self.points:g} points and its parts {sum(points.values()):g}.")
+            raise LessonError(
+                f"exercise {self.number or self.name}: the check {self.test} has {self.points:g} points, and its parts "
+                f'add up to {sum(points.values()):g}; change "points" in the metadata of its cell, or the comments '
+                'such as "# (a): 1 point" in it, so that they agree.'
+            )
         return points or {"": self.points}
 
 
@@ -178,6 +185,23 @@ def exercises_of(cells: list[dict], name: str):
                 raise LessonError(f"{name}: {marks['grade_id']} judges no exercise.")
             yield Exercise(solution[0], marks["grade_id"], title, marks["points"], solution[1], source_of(cell))
             solution = None
+
+
+def check_points(lesson: Lesson) -> None:
+    """Refuse a lesson with an exercise whose parts do not add up to its points.
+
+    Raises: LessonError: with what to do.
+    """
+    try:
+        for exercise in lesson.exercises:
+            _ = exercise.parts
+    except LessonError as error:
+        raise LessonError(f"{lesson.name}, {error}") from None
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: 1 lesson, 2 lessons."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def source_of(cell: dict) -> str:

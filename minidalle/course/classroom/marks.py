@@ -1,14 +1,16 @@
 """Write marks: tables for people, for Canvas and for Moodle."""
 
+import contextlib
 import csv
 import io
 from pathlib import Path
 
 from minidalle.course.classroom.grade import Graded, sentence
-from minidalle.course.classroom.intake import Submission
+from minidalle.course.classroom.intake import MISSING, Submission
 from minidalle.course.classroom.release import write
 
 MARKS = ("student", "lesson", "exercise", "title", "points", "of", "status", "reason")
+MOODLE = ("Identifier", "Full name", "Grade", "Maximum grade", "Feedback comments")
 NOTEBOOKS = ("student", "lesson", "points", "of", "status", "late", "notes", "file", "seconds")
 
 
@@ -26,8 +28,34 @@ def write_tables(folder: Path, results: list[Graded], odd: list[Submission]) -> 
     rows += [(s.student, "", 0, 0, "unreadable", s.late, sentence(s.fault), s.place, 0) for s in odd]
     table(folder / "notebooks.csv", NOTEBOOKS, rows)
     canvas(folder / "canvas.csv", results)
-    for lesson in dict.fromkeys(each.lesson.name for each in results):
+    lessons = list(dict.fromkeys(each.lesson.name for each in results))
+    for lesson in lessons:
         moodle(folder / f"moodle_{lesson}.csv", [each for each in results if each.lesson.name == lesson])
+    for path in folder.glob("moodle_*.csv"):  # of an earlier run
+        if path.stem.removeprefix("moodle_") not in lessons and path.read_bytes().startswith(",".join(MOODLE).encode()):
+            path.unlink()
+
+
+def dropped(folder: Path, found: list[Submission]) -> dict[str, list[str]]:
+    """Find whose marks of an earlier run this one replaces without grading anything of theirs.
+
+    Args:
+        folder: with the marks.
+        found: what was handed in for this run.
+
+    Returns: by student, the lessons whose marks are lost.
+    """
+    lost: dict[str, list[str]] = {}
+    kept = {(plain(s.student), s.lesson) for s in found if s.fault not in MISSING}
+    with (
+        contextlib.suppress(OSError, csv.Error, KeyError),
+        (folder / "marks.csv").open(encoding="utf-8", errors="replace", newline="") as file,
+    ):
+        for row in csv.DictReader(file):
+            student, lesson = row["student"], row["lesson"]
+            if (student, lesson) not in kept and row["status"] != "missing" and lesson not in lost.get(student, []):
+                lost.setdefault(student, []).append(lesson)
+    return lost
 
 
 def mark_rows(each: Graded) -> list[tuple]:
@@ -67,14 +95,13 @@ def canvas(path: Path, results: list[Graded]) -> None:
 
 def moodle(path: Path, results: list[Graded]) -> None:
     """Write what Moodle takes as the grading worksheet of one assignment."""
-    head = ("Identifier", "Full name", "Grade", "Maximum grade", "Feedback comments")
     rows = []
     for each in results:
         identifier = f"Participant {each.submission.account}" if each.submission.account else ""
         total = number(sum(mark.exercise.points for mark in each.marks))
         said = " ".join(f"{m.exercise.title}: {m.reason}" for m in each.marks if m.reason)
         rows.append((identifier, each.submission.student, number(each.points), total, said))
-    table(path, head, rows)
+    table(path, MOODLE, rows)
 
 
 def table(path: Path, head: tuple, rows: list[tuple]) -> None:

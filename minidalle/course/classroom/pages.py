@@ -7,33 +7,48 @@ from collections import Counter
 from pathlib import Path
 
 from minidalle.course.classroom.alike import pairs
-from minidalle.course.classroom.grade import Graded, Mark, sentence
+from minidalle.course.classroom.grade import Graded, Mark, by_name, sentence
 from minidalle.course.classroom.intake import Submission
+from minidalle.course.classroom.lesson import counted
 from minidalle.course.classroom.marks import number
+from minidalle.course.classroom.picture import LOST, picture, untried
 from minidalle.course.classroom.release import write
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc}
 td,th{text-align:left;vertical-align:top}
 pre{background:#f4f4f4;padding:.8rem;overflow-x:auto}.full{color:#00614a}.part{color:#7a4b00}.none{color:#a1260d}
-.n{text-align:right}h2{margin-top:2.5rem}"""
-CELL = 14  # pixels of a field of the picture
+.n{text-align:right}.wide{overflow-x:auto}h2{margin-top:2.5rem}"""
+SHOWN = 3  # wrong answers that recur, of an exercise
+MADE = '<meta name="generator" content="minidalle classroom">'  # by which a page is known as our own
 
 
 def page(title: str, body: str) -> bytes:
     """Put a body into a page that needs nothing from outside."""
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{MADE}<title>{html.escape(title)}</title>'
     return f"{head}<style>{STYLE}</style></head><body>{body}</body></html>\n".encode()
 
 
 def write_pages(out: Path, results: list[Graded], odd: list[Submission]) -> None:
-    """Write a page for each student into feedback, and class.html."""
+    """Write a page for each student into feedback in place of those of an earlier run, and class.html and class.svg."""
     folder = out / "feedback"
     folder.mkdir(parents=True, exist_ok=True)
-    for student in dict.fromkeys(each.submission.student for each in results):
+    names = {each.submission.student: f"{file_name(each.submission.student)}.html" for each in results}
+    for path in folder.glob("*.html"):
+        if path.name not in names.values() and is_own(path):
+            path.unlink()
+    for student, name in names.items():
         own = [each for each in results if each.submission.student == student]
-        write(folder / f"{file_name(student)}.html", page(f"Feedback: {student}", feedback(student, own)))
-    write(out / "class.html", page("The class", class_page(results, odd)))
+        write(folder / name, page(f"Feedback: {student}", feedback(student, own)))
+    drawing = drawn_class(results)
+    write(out / "class.svg", f"{drawing}\n".encode())
+    write(out / "class.html", page("The class", class_page(results, odd, drawing)))
+
+
+def is_own(path: Path) -> bool:
+    """Tell whether a run of ours wrote a page."""
+    with path.open("rb") as file:
+        return MADE.encode() in file.read(400)
 
 
 def file_name(student: str) -> str:
@@ -66,63 +81,45 @@ def exercise(mark: Mark, source: str | None) -> str:
     return f'<h3 class="{kind}">{head}{status}</h3>{said}{code}'
 
 
-def class_page(results: list[Graded], odd: list[Submission]) -> str:
-    """Write what the instructor reads."""
-    students = sorted({each.submission.student for each in results})
-    lessons = sorted({each.lesson.name for each in results})
-    exercises = [e for name in lessons for e in next(g for g in results if g.lesson.name == name).lesson.exercises]
+def drawn_class(results: list[Graded]) -> str:
+    """Draw all marks as one picture."""
+    students = sorted({each.submission.student for each in results}, key=by_name)
     marks = {(each.submission.student, m.exercise.name): m for each in results for m in each.marks}
-    parts = [f"<h1>The class: {len(students)} students, lessons {', '.join(name[:2] for name in lessons)}</h1>"]
-    parts.append("<h2>Picture</h2><p>A column for each exercise, a row for each student; hover for the reason.</p>")
-    parts.append(picture(students, exercises, marks))
-    parts.append("<h2>Exercises</h2>" + hardness(exercises, marks))
+    return picture(students, exercises_of_class(results), marks)
+
+
+def exercises_of_class(results: list[Graded]) -> list:
+    """List the exercises of all lessons that occur."""
+    lessons = {each.lesson.name: each for each in results}
+    return [mark.exercise for name in sorted(lessons) for mark in lessons[name].marks]
+
+
+def class_page(results: list[Graded], odd: list[Submission], drawing: str) -> str:
+    """Write what the instructor reads."""
+    students = len({each.submission.student for each in results})
+    lessons = sorted({each.lesson.name for each in results})
+    named = f"{counted(len(lessons), 'lesson')} ({', '.join(name[:2] for name in lessons) or 'nothing to grade'})"
+    parts = [f"<h1>The class: {counted(students, 'student')}, {named}</h1>"]
+    parts.append("<h2>Picture</h2><p>A column for each exercise, a row for each student; hover for the reason. ")
+    parts.append('<a href="class.svg">class.svg</a> is the same picture.</p>')
+    parts.append(f'<div class="wide">{drawing}</div>')
+    marks = [mark for each in results for mark in each.marks]
+    parts.append("<h2>Exercises</h2>" + hardness(exercises_of_class(results), marks))
     parts.append("<h2>What was odd</h2>" + oddities(results, odd))
     parts.append("<h2>Submissions that are alike</h2>" + alikeness(results))
     return "\n".join(parts)
 
 
-def picture(students: list[str], exercises: list, marks: dict) -> str:
-    """Draw the class: the fuller a field, the more of the points."""
-    left, top = 170, 110
-    width, height = left + CELL * len(exercises) + 70, top + CELL * len(students) + 10
-    label = f"Marks of {len(students)} students in {len(exercises)} exercises; the table below has the same numbers."
-    out = [f'<svg role="img" aria-label="{label}" width="{width}" height="{height}" font-size="11">']
-    for i, e in enumerate(exercises):
-        x = left + CELL * i + CELL - 3
-        out.append(f'<text transform="translate({x},{top - 6}) rotate(-60)">{html.escape(e.name)}</text>')
-    for j, student in enumerate(students):
-        y = top + CELL * j
-        out.append(f'<text x="{left - 6}" y="{y + 11}" text-anchor="end">{html.escape(student[:26])}</text>')
-        for i, e in enumerate(exercises):
-            out.append(square(left + CELL * i, y, marks.get((student, e.name)), student))
-    return "".join(out) + "</svg>"
-
-
-def square(x: int, y: int, mark: Mark | None, student: str) -> str:
-    """Draw one mark: filled from below by its share of the points, crossed out where nothing could be graded."""
-    side = CELL - 2
-    frame = f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="#eee"/>'
-    if mark is None:
-        return ""
-    tall = round(side * mark.points / mark.exercise.points, 1)
-    color = "#0072B2" if mark.points == mark.exercise.points else "#E69F00"
-    fill = f'<rect x="{x}" y="{y + side - tall}" width="{side}" height="{tall}" fill="{color}"/>' if tall else ""
-    lost = mark.status in ("crashed", "timed out", "unreadable", "missing")
-    cross = f'<path d="M{x},{y}l{side},{side}m0,-{side}l-{side},{side}" stroke="#a1260d"/>' if lost else ""
-    said = f"{student}, {mark.exercise.title}: {number(mark.points)} of {number(mark.exercise.points)}. {mark.reason}"
-    return f"<g><title>{html.escape(said)}</title>{frame}{fill}{cross}</g>"
-
-
-def hardness(exercises: list, marks: dict) -> str:
+def hardness(exercises: list, marks: list[Mark]) -> str:
     """Tabulate how hard each exercise was, and which wrong answers recur."""
     rows = []
     for e in exercises:
-        own = [mark for (_, name), mark in marks.items() if name == e.name]
-        tried = [m for m in own if m.status != "missing" and not m.reason.startswith("Not attempted")]
+        own = [mark for mark in marks if mark.exercise.name == e.name]
+        tried = [m for m in own if m.status not in LOST and not untried(m)]
         full = sum(m.points == e.points for m in own)
         mean = sum(m.points for m in own) / len(own) if own else 0
-        reasons = Counter(pattern(m.reason) for m in tried if m.reason).most_common(3)
-        said = "<br>".join(f"{count} × {html.escape(reason)}" for reason, count in reasons)
+        reasons = Counter(pattern(m.reason) for m in tried if m.reason).most_common(SHOWN)
+        said = "<br>".join(f"{count} × {html.escape(reason)}" for reason, count in reasons if count > 1)
         numbers = "".join(f'<td class="n">{x}</td>' for x in (len(tried), full, f"{mean:.1f} of {number(e.points)}"))
         rows.append(f"<tr><td>{html.escape(e.title)}</td>{numbers}<td>{said}</td></tr>")
     head = "<tr><th>exercise</th><th>tried</th><th>full points</th><th>mean</th><th>wrong answers that recur</th></tr>"

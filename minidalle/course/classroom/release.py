@@ -16,6 +16,7 @@ from minidalle.course.classroom.lesson import (
     END_SOLUTION,
     Exercise,
     Lesson,
+    check_points,
     clear_hidden,
     graded,
     is_code,
@@ -128,8 +129,10 @@ def release(
         colab, self_study: as for student_copy.
 
     Returns: the folder that is handed out.
-    Raises: ValueError: when the folder holds the release of another seed or version.
+    Raises: ValueError: when the folder holds the release of another seed, or the points of a lesson do not add up.
     """
+    for lesson in lessons:
+        check_points(lesson)
     told = {"version": own_version(), "seed": seed, "lessons": {lesson.name: lesson.digest for lesson in lessons}}
     path = out / CLASS_FILE
     before = read_class(out)

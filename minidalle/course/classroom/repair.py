@@ -10,7 +10,17 @@ import symtable
 from collections import Counter
 from dataclasses import dataclass, field
 
-from minidalle.course.classroom.lesson import BUILTINS, Exercise, Lesson, graded, is_code, loads, source_of, stored
+from minidalle.course.classroom.lesson import (
+    BUILTINS,
+    Exercise,
+    Lesson,
+    counted,
+    graded,
+    is_code,
+    loads,
+    source_of,
+    stored,
+)
 
 STUDENT = re.compile(r"""^STUDENT *= *(["'])(?P<name>.{1,80}?)\1""", re.MULTILINE)  # of the hand-in cell
 
@@ -119,7 +129,7 @@ def check_tests(lesson: Lesson, cells: list[dict], found: Answers) -> None:
     forged = [cell for cell in cells if (graded(cell) or {}).get("grade_id") not in (*known, None)]
     forged = [cell for cell in forged if graded(cell).get("grade") or graded(cell).get("solution")]
     if forged:
-        found.notes.append(f"{len(forged)} cells with marks of another or of no exercise were left out.")
+        found.notes.append(f"Left out: {counted(len(forged), 'cell')} with marks of another or of no exercise.")
 
 
 def check_lesson(lesson: Lesson, cells: list[dict], used: set[int], found: Answers) -> None:
@@ -127,7 +137,9 @@ def check_lesson(lesson: Lesson, cells: list[dict], used: set[int], found: Answe
     there = Counter(normal(source_of(cell)) for cell in cells if is_code(cell))
     lost = sum(1 for source in lesson.own_cells if not there[normal(source)])
     if lost:
-        found.notes.append(f"{lost} of the lesson's own cells were changed or gone; the release's are used.")
+        found.notes.append(
+            f"{lost} of the lesson's own cells {'was' if lost == 1 else 'were'} changed or gone; the release's count."
+        )
 
 
 def helpers(lesson: Lesson, found: Answers, added: list[str]) -> list[str]:
