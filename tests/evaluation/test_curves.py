@@ -7,6 +7,7 @@ from conftest import MICRO
 
 from minidalle.cli import main
 from minidalle.evaluation import curves
+from minidalle.rivals import FAMILIES
 from minidalle.training.recipes import PRESETS, TINY
 from minidalle.training.run import train
 from minidalle.training.stages import STACK
@@ -73,7 +74,7 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth():
 
 def test_what_is_shipped_is_of_this_package():
     for folder in curves.FOLDERS:
-        for path in folder.glob("*.json"):
+        for path in set(folder.glob("*.json")) - {folder / "rivals.json"}:
             found = json.loads(path.read_text())
             assert path.stem == found["preset"]
             if path.stem in PRESETS:
@@ -81,6 +82,14 @@ def test_what_is_shipped_is_of_this_package():
             else:
                 assert (path.parent.parent.parent / "notebooks" / f"{path.stem}.ipynb").is_file()
             assert all(len(seeds) >= 3 for seeds in found["stages"].values())
+
+
+def test_the_cards_of_rivals_are_of_families_that_there_are():
+    rows = curves.shipped("rivals.json")
+    assert {row["family"] for row in rows} == {"unclip", *FAMILIES}
+    assert all(row["card"]["following"]["one object, held out"]["exact"]["n"] >= 200 for row in rows)
+    with pytest.raises(ValueError, match=r"nothing\.json does not come with this package"):
+        curves.shipped("nothing.json")
 
 
 @pytest.mark.parametrize("stage", [*STACK, "upsampler"])
