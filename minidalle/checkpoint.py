@@ -276,6 +276,9 @@ def find_folder(source: str | Path, kinds: Sequence[str] = ("clip",)) -> Path:
         raise AccessError(f"{brief(source)} may not be read: ask its owner for the right to.") from None
     except (OSError, TypeError, ValueError, RuntimeError):  # not there, no path at all, or of a user that is not there
         pass
+    others = {path.parent.name for root in SHIPPED for path in root.glob("*/*.safetensors")}
+    if isinstance(source, str) and source in others:
+        raise MissingError(f'"{source}" holds no {" or ".join(kinds)}, which is needed here: name "tiny", or your own.')
     names = ", ".join(sorted(shipped)) or "none"
     raise MissingError(
         f'"{brief(source)}" is neither a folder nor the name of shipped weights ({names}): '

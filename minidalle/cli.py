@@ -29,7 +29,7 @@ from minidalle.evaluation import curves
 from minidalle.evaluation.report import System, has_two, report_card
 from minidalle.evaluation.tables import side_by_side, to_json, to_text
 from minidalle.pipeline import MAX_PICTURES, MiniDalle
-from minidalle.rivals import FAMILIES, Family, folder_of, from_pretrained
+from minidalle.rivals import FAMILIES, Family, Rival, folder_of, from_pretrained
 from minidalle.tokenizer import BytePairTokenizer
 from minidalle.training.loop import TrainingError
 from minidalle.training.recipes import PRESETS, Preset
@@ -313,6 +313,8 @@ def evaluate_scenes(pipes: dict[str, System], args: argparse.Namespace, options:
     """Print the report card of systems that were trained on drawn scenes."""
     for name, pipe in pipes.items():
         check_scenes(pipe, name)
+        if isinstance(pipe, Rival):
+            pipe.check_options(options)  # of all, before any is measured
     cards = {
         name: report_card(pipe, args.n, args.seed, args.test, folder_of(name), name, **options)
         for name, pipe in pipes.items()

@@ -42,7 +42,7 @@ def kinds_of(folder: Path) -> tuple[list[str], list[str]]:
     A folder of rivals is asked for theirs, and for CLIP, which some of them choose by; any other for unCLIP's.
     """
     rivals = rivals_in(folder)
-    wanted = [kind for name in rivals for kind in FAMILIES[name].stages]
+    wanted = [kind for name in rivals for kind in FAMILIES[name].drawn]
     if not rivals or (folder / "decoder.safetensors").is_file():
         return [*STAGES, *wanted], [*STACK, *wanted]
     return ["clip"] * (folder / "clip.safetensors").is_file() + wanted, wanted

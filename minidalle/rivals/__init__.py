@@ -42,7 +42,7 @@ def from_pretrained(source: str | Path = "tiny", device: str | None = None) -> M
 
     Raises: CheckpointError: when there is none, more than one, or a piece of it cannot be used.
     """
-    if source in UNCLIP:
+    if isinstance(source, str) and source in UNCLIP:
         return MiniDalle.from_pretrained("tiny", device, prior=UNCLIP[source])
     folder = folder_of(source)
     if is_file_of_rival(source):
@@ -58,14 +58,14 @@ def from_pretrained(source: str | Path = "tiny", device: str | None = None) -> M
 
 def folder_of(source: str | Path) -> Path:
     """Give the folder that from_pretrained loads a source from."""
-    if source in UNCLIP:
+    if isinstance(source, str) and source in UNCLIP:
         return find_folder("tiny")
     return find_folder(Path(source).parent if is_file_of_rival(source) else source, ("clip", *FAMILIES))
 
 
 def is_file_of_rival(source: str | Path) -> bool:
     """Tell whether a source names the file of a rival, and not a folder."""
-    path = Path(source)
+    path = Path(source) if isinstance(source, str | Path) else Path()
     return path.suffix == ".safetensors" and path.stem in FAMILIES
 
 

@@ -1,7 +1,7 @@
 """DALL-E, the first: caption and picture as one row of tokens, each predicted from those before it.
 
 A discrete VAE (dvae.py) turns a picture into a grid of codes. A causal transformer reads the caption and draws code
-after code, row by row; CLIP chooses among several pictures.
+after code, row by row; CLIP may choose among several pictures.
 Paper: Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation".
 """
 

@@ -36,6 +36,11 @@ class Family:
     diffusion: dict[str, DiffusionConfig] = field(default_factory=dict)  # the processes of the stages that have one
     teachers: tuple[str, ...] = ()  # stages that are needed to train, and not to draw
 
+    @property
+    def drawn(self) -> dict[str, Stage]:
+        """Give the stages whose models it takes to draw."""
+        return {kind: stage for kind, stage in self.stages.items() if kind not in self.teachers}
+
     def preset(self) -> Preset:
         """Make the preset that trains this family on the pictures and captions that tiny is trained on."""
         recipes = {name: Recipe(TINY.recipes[name].two_objects, stages) for name, stages in self.recipes.items()}
@@ -82,10 +87,9 @@ class Rival:
 
         Raises: CheckpointError: when a model is missing, damaged, or was not trained with the others.
         """
-        stages = {kind: stage for kind, stage in family.stages.items() if kind not in family.teachers}
-        loaded = {kind: load_model(stage.model_class, folder) for kind, stage in stages.items()}
+        loaded = {kind: load_model(stage.model_class, folder) for kind, stage in family.drawn.items()}
         headers = {kind: header for kind, (_, header) in loaded.items()}
-        for kind, stage in stages.items():
+        for kind, stage in family.drawn.items():
             for need in set(stage.needs) - set(family.teachers):
                 if headers[kind].get(need) != headers[need]["sha256"]:
                     raise CheckpointError(
@@ -104,7 +108,7 @@ class Rival:
                 f"What the {family.name} in {folder} says of itself is damaged ({error!r:.80})."
             ) from error
         models = {kind: model for kind, (model, _) in loaded.items()}
-        clip = load_model(CLIP, folder)[0] if (folder / "clip.safetensors").exists() else None
+        clip = load_clip(folder, header["tokenizer"]) if (folder / "clip.safetensors").exists() else None
         return cls(family, models, tokenizer, pick_device(device), rephrase, world, processes, clip)
 
     @property
@@ -116,6 +120,19 @@ class Rival:
     def networks(self) -> dict[str, nn.Module]:
         """Give what is called to draw, by name."""
         return self.family.networks(self.models)
+
+    def check_options(self, options: dict[str, object]) -> dict[str, object]:
+        """Keep the options that were chosen.
+
+        Raises: ValueError: on one that the family does not have.
+        """
+        chosen = {name: value for name, value in options.items() if value is not None}
+        if not chosen.get("upsample", True):
+            del chosen["upsample"]
+        if unknown := [name for name in chosen if name not in self.family.options]:
+            known = ", ".join(self.family.options) or "no options"
+            raise ValueError(f"{self.family.name} has no {unknown[0]}: leave it out; {self.family.name} takes {known}.")
+        return chosen
 
     captions = MiniDalle.captions  # prompts are understood, or refused, in the same way
 
@@ -132,16 +149,13 @@ class Rival:
 
         Args:
             prompt, num_images_per_prompt, generator, rephrase: those of MiniDalle.
-            options: of the family, such as guidance_scale; None stands for its default.
+            options: of the family, such as guidance_scale; None stands for its default. No upsampling (0) is fine.
 
         Returns: pictures; z_image is empty, since a rival has none.
         Raises: ValueError: on a prompt that is not understood, an option that the family does not have, or a picture
             that is not finite.
         """
-        options = {name: value for name, value in options.items() if value is not None and value is not False}
-        if unknown := [name for name in options if name not in self.family.options]:
-            known = ", ".join(self.family.options) or "none"
-            raise ValueError(f"{self.family.name} has no {unknown[0]}, and nothing for it to act on; it takes {known}.")
+        options = self.check_options(options)
         prompts = texts(prompt, "The prompt")
         number = whole_number(num_images_per_prompt, "num_images_per_prompt", 1, MAX_PICTURES // len(prompts) or 1)
         whole_number(len(prompts), "The number of prompts", 1, MAX_PICTURES)
@@ -153,3 +167,17 @@ class Rival:
         if not images.isfinite().all():
             raise ValueError("A picture holds values that are not finite: the weights or the settings are unusable.")
         return Output(to_pil(images), images, torch.empty(len(images), 0), captions, [])
+
+
+def load_clip(folder: Path, tokenizer: dict) -> CLIP:
+    """Load the CLIP beside a rival.
+
+    Raises: CheckpointError: when it reads captions by another tokenizer.
+    """
+    clip, header = load_model(CLIP, folder)
+    if header.get("tokenizer") != tokenizer:
+        raise CheckpointError(
+            f"The CLIP in {folder} reads other words than the rival beside it, and cannot judge its pictures: "
+            "take it away, or train one there."
+        )
+    return clip

@@ -1,7 +1,7 @@
 """Rectified flow: straight lines from noise to pictures, and a network that learns their direction.
 
 A picture and noise are joined by a line, x_t = (1 - t) x_start + t noise. Where many lines cross, the network learns
-their mean velocity; following it from t = 1 to t = 0 turns noise into pictures. There is no schedule to choose.
+their mean velocity; following it from t = 1 to t = 0 turns noise into pictures. There is no noise schedule to choose.
 Paper: Liu et al. 2022, "Flow straight and fast", sec. 2; Lipman et al. 2023, sec. 4; the network: dit.py.
 """
 

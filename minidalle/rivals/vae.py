@@ -126,7 +126,7 @@ def log_likelihood(images: torch.Tensor, drawn: torch.Tensor, sigma: float) -> t
 def vae_loss(
     model: nn.Module, batch: Batch, generator: Noise, config: VAELossConfig, progress: float | torch.Tensor
 ) -> torch.Tensor:
-    """Learn to draw pictures again from codes that are nearly standard normal: the negative ELBO over the pixels.
+    """Learn to draw pictures again from codes that are nearly what the prior says: the negative ELBO over the pixels.
 
     Paper: Kingma and Welling 2014, eq. 10, with one code a picture. We differ: the KL's weight rises at first, or the
     decoder learns to do without the code before it says anything (posterior collapse).

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,9 +77,9 @@ def test_a_prompt_that_is_not_understood_is_refused_as_by_unclip(rival, prompt, 
 
 @pytest.mark.parametrize("option", ["guidance_scale", "num_inference_steps", "num_candidates", "upsample"])
 def test_an_option_that_a_family_does_not_have_is_refused_by_name(rival, option):
-    with pytest.raises(ValueError, match=f"vae has no {option}"):
+    with pytest.raises(ValueError, match=f"vae has no {option}: leave it out; vae takes no options"):
         rival("a red circle", **{option: 2})
-    rival("a red circle", **{option: None})
+    rival("a red circle", upsample=0, **{option: None} if option != "upsample" else {})
 
 
 def test_a_report_card_takes_a_rival(rival, folder):
@@ -145,3 +146,41 @@ def test_shipped_weights_go_by_their_names_and_unclip_by_its_place_on_the_table(
     assert from_pretrained("unclip_ar", "cpu").prior.kind == "ar_prior"
     with pytest.raises(CheckpointError, match="neither a folder nor the name"):
         from_pretrained("pixelcnn", "cpu")
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "tiny"])
+def test_all_shipped_weights_are_told_of_and_drawn_with(name, capsys):
+    assert main(["info", name, "--device", "cpu"]) == 0
+    assert "cannot" not in capsys.readouterr().out
+    drawn = from_pretrained(name, "cpu")("a red circle", generator=noise(0))
+    assert drawn.tensor.shape[1:] == (3, 32, 32)
+
+
+def test_options_are_refused_before_anything_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr("minidalle.cli.report_card", lambda *_, **__: pytest.fail("something was measured"))
+    assert main(["evaluate", "unclip", "vae", "-n", "4", "--guidance-scale", "2"]) == 1
+    assert "vae has no guidance_scale" in capsys.readouterr().err
+
+
+def test_who_needs_unclip_is_told_so_where_a_rival_is_named(tmp_path, capsys):
+    with pytest.raises(CheckpointError, match='"vae" holds no clip, which is needed here'):
+        MiniDalle.from_pretrained("vae")
+    assert main(["search", str(tmp_path), "a red circle", "--checkpoint", "vae"]) == 1
+    assert "holds no clip" in capsys.readouterr().err
+
+
+def test_a_clip_of_other_words_is_no_judge(folder, tmp_path):
+    for path in folder.glob("vae*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shipped = Path(__file__).parents[2] / "data" / "checkpoints"
+    (tmp_path / "clip.safetensors").write_bytes((shipped / "tiny" / "clip.safetensors").read_bytes())
+    assert from_pretrained(tmp_path / "vae.safetensors", "cpu").clip is not None
+    (tmp_path / "clip.safetensors").write_bytes((shipped / "emoji" / "clip.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="reads other words than the rival"):
+        from_pretrained(tmp_path / "vae.safetensors", "cpu")
+
+
+@pytest.mark.parametrize("source", [None, ["unclip"], 3])
+def test_what_is_no_name_at_all_is_refused(source):
+    with pytest.raises(CheckpointError, match="neither a folder nor the name"):
+        from_pretrained(source, "cpu")
