@@ -13,19 +13,19 @@ demo: .venv/.installed ## train everything from random weights and measure it (f
 	.venv/bin/minidalle demo
 
 # The notebooks run one after the other, since each builds on what those before it trained, in a folder of their own.
-test: .venv/.installed .venv/.book ## every test, and every notebook as a learner runs it (half an hour)
+test: .venv/.installed .venv/.book ## every test, and every notebook as a learner runs it (35 minutes)
 	.venv/bin/pytest -n auto --maxprocesses 8
 	@models=$$(mktemp -d); trap 'rm -rf "$$models"' EXIT; \
 	MINIDALLE_BUDGET=quick MINIDALLE_MODELS="$$models" $(NBVAL) notebooks
 
 # At this budget nothing is learned, so the notebooks need not wait for one another: one thread and one folder for each.
-test-quick: .venv/.installed .venv/.book ## every test, and every notebook with hardly any training (eight minutes)
+test-quick: .venv/.installed .venv/.book ## every test, and every notebook with hardly any training (ten minutes)
 	.venv/bin/pytest -q -n auto --maxprocesses 8
 	@models=$$(mktemp -d); trap 'rm -rf "$$models"' EXIT; export MINIDALLE_BUDGET=smoke OMP_NUM_THREADS=1; \
 	ls notebooks/*.ipynb | xargs -P "$$(getconf _NPROCESSORS_ONLN)" -I FILE \
 	    sh -c 'MINIDALLE_MODELS=$$(mktemp -d "$$0/XXXXXX") $(NBVAL) FILE' "$$models"
 
-test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (ten minutes)
+test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (a quarter of an hour)
 	.venv/bin/python tests/browser.py
 	.venv/bin/python tests/browser_classroom.py
 
