@@ -166,8 +166,8 @@ def add_drawings(command) -> None:
     sub.add_argument("--guidance-scale", type=float, help="of the decoder, 1: off; likewise")
     known = "shipped weights or the folder of a run (default %(default)s)"
     sub.add_argument("--checkpoint", type=source, default="tiny", help=known)
-    known = "draw it at twice the size with the upsampler, at four times with two"
-    sub.add_argument("--upsample", nargs="?", type=int, const=1, default=0, metavar="1 | 2", help=known)
+    known = "draw it at twice the size with the upsampler; given twice, at four times with both"
+    sub.add_argument("--upsample", action="count", default=0, help=known)
     sub.add_argument("--scale", type=int, default=4, help="enlargement of the written file (default %(default)s)")
 
     sub = command("evaluate", evaluate, "print the report card, of several systems side by side")
@@ -302,11 +302,21 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print the report card of a system, or of several side by side."""
     options = options_of(args)
     pipes = {name: from_pretrained(name, args.device) for name in args.checkpoints}
-    if args.data:
-        return evaluate_own(pipes, args, options)
     worlds = {pipe.world.get("name", "scenes") for pipe in pipes.values()}
-    evaluate_world = CARDS.get(worlds.pop()) if len(worlds) == 1 else None
+    evaluate_world = evaluate_own if args.data else CARDS.get(worlds.pop()) if len(worlds) == 1 else None
+    if evaluate_world:
+        refuse_rivals(pipes)
     (evaluate_world or evaluate_scenes)(pipes, args, options)
+
+
+def refuse_rivals(pipes: dict[str, System]) -> None:
+    """Refuse to take apart what has none of unCLIP's parts."""
+    for name, pipe in pipes.items():
+        if isinstance(pipe, Rival):
+            raise ValueError(
+                f"{name} is a rival, and only drawn scenes have a card for it; pictures of your own and emoji are "
+                "measured by CLIP and prior, which it lacks: look at what it draws by minidalle generate."
+            )
 
 
 def evaluate_scenes(pipes: dict[str, System], args: argparse.Namespace, options: dict) -> None:
@@ -329,6 +339,7 @@ def evaluate_scenes(pipes: dict[str, System], args: argparse.Namespace, options:
 def check_scenes(pipe: System, name: str) -> None:
     """Refuse to ask a system for drawn scenes that never saw any."""
     if pipe.world.get("name", "scenes") != "scenes":
+        refuse_rivals({name: pipe})
         raise ValueError(
             f"{name} was trained on pictures of another kind than drawn scenes, which this command asks for; "
             f'try "minidalle evaluate {name} --data PATH" with its pictures.'

@@ -1,20 +1,23 @@
 """Rivals as a whole: trained by the package's loop, kept as its checkpoints, drawn and measured by its commands."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from minidalle import rivals
-from minidalle.checkpoint import CheckpointError, load_model, save_model
+from minidalle.checkpoint import CheckpointError, find_folder, load_model, read_header, save_model
 from minidalle.cli import main
+from minidalle.data.pictures import Pictures
 from minidalle.evaluation.report import report_card
 from minidalle.pipeline import MiniDalle
 from minidalle.rivals import FAMILIES, Rival, from_pretrained, vae
-from minidalle.training.recipes import TINY
+from minidalle.training.recipes import TINY, fitted
 from minidalle.training.run import train
+from minidalle.world.captions import TOKENIZER
 
 SMALL = replace(
     vae.FAMILY,
@@ -184,3 +187,35 @@ def test_a_clip_of_other_words_is_no_judge(folder, tmp_path):
 def test_what_is_no_name_at_all_is_refused(source):
     with pytest.raises(CheckpointError, match="neither a folder nor the name"):
         from_pretrained(source, "cpu")
+
+
+def test_a_rival_of_pictures_of_your_own_draws_and_has_no_card(tmp_path, capsys):
+    """It lacks the parts that such a card takes to pieces: a sentence, from whichever side it is asked."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    assert main(["data", "scenes", "--out", str(data), "-n", "40", "--size", "32"]) == 0
+    pictures = Pictures(data)
+    train(SMALL.preset(), "quick", run, ("vae",), collection=pictures)
+    assert from_pretrained(run, "cpu")("a red circle", generator=noise(0)).tensor.shape == (1, 3, 32, 32)
+    for arguments in (["evaluate", str(run), "--data", str(data)], ["evaluate", str(run)], ["sheet", str(run)]):
+        assert main(arguments) == 1
+        assert "is a rival, and only drawn scenes have a card for it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("times, size", [(0, 32), (1, 64), (2, 128)])
+def test_upsampling_is_asked_for_once_or_twice_before_the_prompt_or_after_it(tmp_path, times, size):
+    for where in (lambda more: [*more, "a red circle"], lambda more: ["a red circle", *more]):
+        out = tmp_path / f"{size}.png"
+        more = ["--upsample"] * times
+        assert main(["generate", *where(more), "--steps", "1", "--scale", "1", "--out", str(out)]) == 0
+        with Image.open(out) as picture:
+            assert picture.size == (size, size)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_the_shipped_weights_are_those_of_the_quick_recipe_as_it_is(family):
+    preset = fitted(family.preset(), TOKENIZER)
+    for kind in family.drawn:
+        header = read_header(find_folder(family.name, FAMILIES) / f"{kind}.safetensors", kind)
+        assert header["stage"] == json.loads(json.dumps(asdict(preset.recipes["quick"].stages[kind])))
+        assert header["config"] == json.loads(json.dumps(asdict(preset.models[kind])))
+        assert (header["recipe"], header["seed"]) == ("quick", 0)
