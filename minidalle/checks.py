@@ -4,6 +4,8 @@ import math
 import operator
 from collections.abc import Sequence
 
+import torch
+
 NO_NUMBER = (bool, str, bytes, bytearray)
 
 
@@ -77,3 +79,14 @@ def shown(value: object) -> str:
     except Exception:  # whatever a foreign __repr__ raises; Python itself refuses whole numbers of 4,300 digits
         text = f"a {type(value).__name__} that cannot be shown"
     return "".join(c if c.isprintable() else "?" for c in text[:60])
+
+
+def check_noise(generator: object, pictures: int) -> None:
+    """Raise ValueError unless noise comes from one generator, or from a list with one for each picture."""
+    several = isinstance(generator, Sequence) and not isinstance(generator, str)
+    for found in generator if several else [generator]:
+        if not isinstance(found, torch.Generator) and (several or found is not None):
+            kind = type(found).__name__
+            raise ValueError(f"generator is of type {kind}; a torch.Generator, or a list of them, was expected.")
+    if several and len(generator) != pictures:
+        raise ValueError(f"There are {len(generator)} generators and {pictures} pictures: give one for each.")

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 
-from minidalle.checks import finite_number, texts, whole_number
+from minidalle.checks import check_noise, finite_number, texts, whole_number
 from minidalle.device import autocast
 from minidalle.diffusion import Model
 from minidalle.layers import TextEncoding, scale_embedding
-from minidalle.pipeline import CANDIDATE_MARGIN, NUM_CANDIDATES, MiniDalle, check_noise
+from minidalle.pipeline import CANDIDATE_MARGIN, NUM_CANDIDATES, MiniDalle
 from minidalle.prior import DiffusionPrior, choose_candidate
 from minidalle.samplers import (
     Noise,

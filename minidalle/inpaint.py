@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
-from minidalle.checks import whole_number
+from minidalle.checks import check_noise, whole_number
 from minidalle.diffusion import GaussianDiffusion, Model
 from minidalle.edits import STEPS, checked_images, conditioned, encoded, finished
-from minidalle.pipeline import MiniDalle, check_noise
+from minidalle.pipeline import MiniDalle
 from minidalle.samplers import Noise, ddpm_sample_loop, draw_noise, last
 
 SIDES = {"left": (0, -1), "right": (0, 1), "top": (-1, 0), "bottom": (1, 0)}  # which way a picture is continued

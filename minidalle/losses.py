@@ -20,6 +20,7 @@ from minidalle.data.batches import Batch
 from minidalle.degrade import DegradationConfig, degrade
 from minidalle.diffusion import GaussianDiffusion
 from minidalle.layers import TextEncoding, scale_embedding
+from minidalle.parallel import unwrap
 from minidalle.upsampler import blur, crop, enlarge, shrink
 
 
@@ -45,6 +46,7 @@ class AutoregressivePriorLossConfig:
 class DecoderLossConfig:
     """What shapes the decoder's loss; the paper's own settings are timestep_power 1, root_below None, image_noise 0."""
 
+    embedding: str = "z_image"  # or "z_text": the decoder that needs no prior, sec. 5.1
     p_drop_image: float = 0.1  # share of z_image that are hidden, sec. 2.1
     p_drop_text: float = 0.5  # share of captions that are hidden, sec. 2.1
     image_noise: float = 0.1  # added to z_image, per coordinate of size 1, since a prior is never exact
@@ -87,10 +89,9 @@ def clip_loss(
     config: None = None,
     gather: Callable[[torch.Tensor], torch.Tensor] = lambda rows: rows,
 ) -> torch.Tensor:
-    """Learn to match pictures and captions.
+    """Learn to match pictures and captions: all pairs of a batch, whose rows gather collects from all processes.
 
-    Paper: Radford et al. 2021, fig. 3; all pairs of the batch are compared, those that other processes hold as well
-    (gather collects their rows).
+    Paper: Radford et al. 2021, fig. 3.
     """
     z_image, z_text, scale = model(batch.images, batch.tokens, batch.mask)
     return contrastive_loss(gather(z_image), gather(z_text), scale, gather(batch.tokens))
@@ -132,8 +133,7 @@ def ar_prior_loss(
     buckets are hidden at random (Bowman et al. 2016, sec. 3.1), or the network would go by them and not by the caption.
     """
     z_image, text = embed(clip, batch)
-    inner = next(part for part in model.modules() if isinstance(part, AutoregressivePrior))  # it may be wrapped
-    buckets = inner.quantize(z_image, text.z_text)
+    buckets = unwrap(model, AutoregressivePrior).quantize(z_image, text.z_text)
     hide_text = draw_mask(batch, config.p_drop_text, generator)
     shares = rows_of(EVEN, (len(buckets), 1), generator).to(buckets.device)
     shares = shares * draw_mask(batch, config.p_drop_buckets, generator)[:, None]
@@ -170,15 +170,17 @@ def decoder_loss(
     hide_image = draw_mask(batch, config.p_drop_image, generator)
     hide_text = draw_mask(batch, config.p_drop_text, generator)
     noise_z = draw_normal(z_image, generator) / z_image.shape[1] ** 0.5
-    noisy_z = z_image + config.image_noise * noise_z
+    noisy_z = (text.z_text if config.embedding == "z_text" else z_image) + config.image_noise * noise_z
 
     def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return model(x_t, t, noisy_z, text, hide_image, hide_text)
 
-    errors = diffusion.training_loss(predict, batch.images, t, noise)  # (B,), mean squared error of each picture
-    if config.root_below is None:
-        return errors.mean()
-    return (errors + config.root_below**2).sqrt().mean()
+    return mean_of(diffusion.training_loss(predict, batch.images, t, noise), config.root_below)
+
+
+def mean_of(errors: torch.Tensor, root_below: float | None) -> torch.Tensor:
+    """Average the squared errors (B,) of pictures, or their roots, which below a bound stay squares: ()."""
+    return errors.mean() if root_below is None else (errors + root_below**2).sqrt().mean()
 
 
 def upsampler_loss(

@@ -9,12 +9,15 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from minidalle.device import pick_device
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 def number() -> int:
@@ -106,3 +109,8 @@ def gather(rows: torch.Tensor) -> torch.Tensor:
 def wrap(model: nn.Module) -> nn.Module:
     """Have the gradients of a model averaged over all processes at each backward pass."""
     return model if number() == 1 else nn.parallel.DistributedDataParallel(model)
+
+
+def unwrap(model: nn.Module, model_class: type[Kind]) -> Kind:
+    """Find the model of a class in what may be wrapped around it."""
+    return next(part for part in model.modules() if isinstance(part, model_class))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from minidalle.ar_prior import AutoregressivePrior
 from minidalle.checkpoint import CheckpointError, config_from_dict, find_folder, load_model
-from minidalle.checks import finite_number, texts, whole_number
+from minidalle.checks import check_noise, finite_number, texts, whole_number
 from minidalle.clip import CLIP
 from minidalle.data.images import to_pil
 from minidalle.decoder import Decoder
@@ -43,6 +43,7 @@ Rephrase = Callable[[str], str]  # a prompt to a caption; says in a ValueError w
 LANGUAGES = {
     "scenes": "minidalle.world.grammar:scene_language",
     "emoji": "minidalle.data.emoji_words:emoji_language",
+    "signs": "minidalle.world.sign_words:sign_language",
 }
 
 
@@ -355,14 +356,3 @@ def find_language(name: str) -> Callable[[dict], Rephrase]:
     """Import what brings prompts into the words of a world."""
     module, function = LANGUAGES[name].split(":")
     return getattr(import_module(module), function)
-
-
-def check_noise(generator: Noise, pictures: int) -> None:
-    """Raise ValueError unless noise comes from one generator, or from a list with one for each picture."""
-    several = isinstance(generator, Sequence) and not isinstance(generator, str)
-    for found in generator if several else [generator]:
-        if not isinstance(found, torch.Generator) and (several or found is not None):
-            kind = type(found).__name__
-            raise ValueError(f"generator is of type {kind}; a torch.Generator, or a list of them, was expected.")
-    if several and len(generator) != pictures:
-        raise ValueError(f"There are {len(generator)} generators and {pictures} pictures: give one for each.")

@@ -17,25 +17,30 @@ from pathlib import Path
 import torch
 
 from minidalle.device import choose_threads, threads
-from minidalle.evaluation.report import draw_prompts, report_card
+from minidalle.evaluation.report import System, draw_prompts, report_card
 from minidalle.evaluation.tables import to_json
 from minidalle.rivals import FAMILIES, from_pretrained
+from minidalle.rivals.unclip import load_variant
 from minidalle.training.recipes import TINY, Preset, fitted
 from minidalle.training.run import prepare, train
 from minidalle.training.stages import STACK, collection_of
 from minidalle.training.trainer import Trainer
 
-UNCLIP = "unclip"  # beside the rivals, on the same budget
+UNCLIP = {  # beside the rivals, on the same budget
+    "unclip": STACK,
+    "unclip_ar": ("clip", "ar_prior", "decoder"),
+    "unclip_caption": ("clip", "decoder"),
+}
 
 
 def stages_of(name: str) -> tuple[str, ...]:
     """Name the stages of a rival, or of unCLIP, in the order of training."""
-    return STACK if name == UNCLIP else tuple(FAMILIES[name].stages)
+    return UNCLIP[name] if name in UNCLIP else tuple(FAMILIES[name].stages)
 
 
 def preset_of(name: str, share: float = 1.0) -> Preset:
     """Give the preset of a rival, or of unCLIP, whose quick recipe has a share of its steps."""
-    preset = TINY if name == UNCLIP else FAMILIES[name].preset()
+    preset = TINY if name in UNCLIP else FAMILIES[name].preset()
     recipe = preset.recipes["quick"]
     stages = {kind: replace(how, steps=max(2, round(share * how.steps))) for kind, how in recipe.stages.items()}
     return replace(preset, recipes={"quick": replace(recipe, stages=stages)})
@@ -45,20 +50,22 @@ def train_one(args: argparse.Namespace) -> None:
     """Train one rival and keep its card beside it."""
     folder = args.runs / f"{args.family}-{args.share:g}-{args.seed}"
     train(preset_of(args.family, args.share), "quick", folder, stages_of(args.family), args.seed, resume=True)
-    card = report_card(from_pretrained(source_of(folder, args.family), "cpu"), args.n, args.seed, folder=folder)
+    card = report_card(load(folder, args.family), args.n, args.seed, folder=folder)
     (folder / "card.json").write_text(to_json(card) + "\n", encoding="utf-8")
     exact = {kind: rates["exact"].share for kind, rates in card["following"].items()}
     print(f"{folder.name}: {exact}")
 
 
-def source_of(folder: Path, name: str) -> Path:
-    """Name what from_pretrained loads: the folder of unCLIP, the file of a rival."""
-    return folder if name == UNCLIP else folder / f"{name}.safetensors"
+def load(folder: Path, name: str) -> System:
+    """Load what draws: unCLIP from its folder, a rival from its file."""
+    return (
+        load_variant(name, folder, "cpu") if name in UNCLIP else from_pretrained(folder / f"{name}.safetensors", "cpu")
+    )
 
 
-def drawing_seconds(source: Path) -> float:
+def drawing_seconds(system: System) -> float:
     """Measure the seconds of a picture in a batch of 64, the faster of two, with one thread."""
-    system, seconds = from_pretrained(source, "cpu"), []
+    seconds = []
     prompts = [prompt.caption for prompt in draw_prompts(64, 0.0, "seen", "time")]
     with threads(1):
         for _ in range(2):
@@ -72,7 +79,7 @@ def time_all(args: argparse.Namespace) -> None:
     """Measure the seconds of a step of every stage, in turn, twice, with the threads of a training; keep the faster."""
     found: dict[str, dict[str, float]] = {}
     for _ in range(2):
-        for name in (UNCLIP, *FAMILIES):
+        for name in (*UNCLIP, *FAMILIES):
             collection = collection_of(TINY, TINY.recipes["quick"])
             preset = fitted(preset_of(name), collection.tokenizer)
             for stage in stages_of(name):
@@ -88,8 +95,8 @@ def time_all(args: argparse.Namespace) -> None:
                 there = found.setdefault(name, {})
                 there[stage] = min(seconds, there.get(stage, seconds))
                 print(f"{name}, {stage}: {1000 * there[stage]:.1f} ms a step", flush=True)
-    for name in (UNCLIP, *FAMILIES):
-        found[name]["a picture"] = drawing_seconds(source_of(args.runs / f"{name}-1-0", name))
+    for name in (*UNCLIP, *FAMILIES):
+        found[name]["a picture"] = drawing_seconds(load(args.runs / f"{name}-1-0", name))
         print(f"{name}: {1000 * found[name]['a picture']:.1f} ms a picture", flush=True)
     (args.runs / "seconds.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -116,7 +123,7 @@ def main() -> None:
     sub = commands.add_parser("train", help="train one rival and measure it")
     sub.set_defaults(run=train_one)
     sub.add_argument("runs", type=Path)
-    sub.add_argument("family", choices=(UNCLIP, *FAMILIES))
+    sub.add_argument("family", choices=(*UNCLIP, *FAMILIES))
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--share", type=float, default=1.0, help="of the steps of quick (default %(default)s)")
     sub.add_argument("-n", type=int, default=200, help="prompts of each kind (default %(default)s)")

@@ -10,6 +10,7 @@ from minidalle.checkpoint import CheckpointError, find_folder
 from minidalle.pipeline import MiniDalle
 from minidalle.rivals import autoencoder, cascade, dalle1, flow, flow_few, gan, latent, lstm, vae
 from minidalle.rivals.family import Family, Rival
+from minidalle.rivals.unclip import VARIANTS, load_variant
 from minidalle.training.stages import register
 
 FAMILIES: dict[str, Family] = {
@@ -26,7 +27,6 @@ FAMILIES: dict[str, Family] = {
         vae.FAMILY,
     )
 }
-UNCLIP = {"unclip": "diffusion", "unclip_ar": "autoregressive"}  # the shipped tiny, as tables name it, with its prior
 
 for family in FAMILIES.values():
     register(family.stages)
@@ -36,14 +36,14 @@ def from_pretrained(source: str | Path = "tiny", device: str | None = None) -> M
     """Load whatever draws: unCLIP or a rival.
 
     Args:
-        source: a name of shipped weights, "unclip" and "unclip_ar" (tiny, with either prior) among them; a folder of a
+        source: a name of shipped weights, unclip.VARIANTS (tiny, with either prior or none) among them; a folder of a
             run; or, where a folder holds more than one system, the file of the model that draws.
         device: cuda, mps or cpu; None: the best that is there.
 
     Raises: CheckpointError: when there is none, more than one, or a piece of it cannot be used.
     """
-    if isinstance(source, str) and source in UNCLIP:
-        return MiniDalle.from_pretrained("tiny", device, prior=UNCLIP[source])
+    if isinstance(source, str) and source in VARIANTS:
+        return load_variant(source, device=device)
     folder = folder_of(source)
     if is_file_of_rival(source):
         return Rival.from_pretrained(FAMILIES[Path(source).stem], folder, device)
@@ -58,7 +58,7 @@ def from_pretrained(source: str | Path = "tiny", device: str | None = None) -> M
 
 def folder_of(source: str | Path) -> Path:
     """Give the folder that from_pretrained loads a source from."""
-    if isinstance(source, str) and source in UNCLIP:
+    if isinstance(source, str) and source in VARIANTS:
         return find_folder("tiny")
     return find_folder(Path(source).parent if is_file_of_rival(source) else source, ("clip", *FAMILIES))
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from minidalle.data.batches import Batch
 from minidalle.diffusion import GaussianDiffusion, Model, guided
-from minidalle.losses import EVEN, Noise, draw_mask, draw_normal, rows_of
+from minidalle.losses import EVEN, Noise, draw_mask, draw_normal, mean_of, rows_of
 from minidalle.rivals.text import RivalConfig, TextEncoder
 from minidalle.training.recipes import StageRecipe
 from minidalle.unet import UNet, UNetConfig
@@ -82,7 +82,7 @@ def denoising_loss(
     u = rows_of(EVEN, (len(x_start),), generator).to(x_start.device)
     t = (diffusion.num_timesteps * u**config.timestep_power).long()
     errors = diffusion.training_loss(predict, x_start, t, draw_normal(x_start, generator))
-    return errors.mean() if config.root_below is None else (errors + config.root_below**2).sqrt().mean()
+    return mean_of(errors, config.root_below)
 
 
 def captioned_loss(

@@ -15,6 +15,7 @@ from torch import nn
 
 from minidalle.data.batches import Batch, Source
 from minidalle.losses import EVEN, Noise, rows_of
+from minidalle.parallel import unwrap
 from minidalle.rivals.pictures import PictureDecoder, PictureEncoder
 from minidalle.rivals.vae import log_likelihood
 
@@ -126,7 +127,7 @@ def dvae_loss(
     Paper: Ramesh et al. 2021, sec. 2.1 and appendix A.2 (temperature and weight by schedule). We differ: the pixels
     are Gaussian of a fixed width, not logit-Laplace; by absolute errors, small objects were learned last.
     """
-    sizes = next(part for part in model.modules() if isinstance(part, DiscreteVAE)).config
+    sizes = unwrap(model, DiscreteVAE).config
     noise = gumbel_noise(rows_of(EVEN, (len(batch.images), sizes.grid**2, sizes.num_codes), generator))
     progress = torch.as_tensor(progress, dtype=torch.float32)  # within a CUDA graph it is a tensor
     cooled, risen = ((progress / max(share, 1e-6)).clamp(max=1) for share in (config.cooling, config.kl_warmup))

@@ -9,12 +9,12 @@ from einops import repeat
 from torch import nn
 
 from minidalle.checkpoint import CheckpointError, config_from_dict, load_model
-from minidalle.checks import texts, whole_number
+from minidalle.checks import check_noise, texts, whole_number
 from minidalle.clip import CLIP
 from minidalle.data.images import to_pil
 from minidalle.device import pick_device
 from minidalle.diffusion import DiffusionConfig, GaussianDiffusion
-from minidalle.pipeline import LANGUAGES, MAX_PICTURES, MiniDalle, Output, Rephrase, check_noise, find_language
+from minidalle.pipeline import LANGUAGES, MAX_PICTURES, MiniDalle, Output, Rephrase, find_language
 from minidalle.samplers import Noise
 from minidalle.tokenizer import Tokenizer
 from minidalle.training.recipes import TINY, Preset, Recipe, StageRecipe, shortened

@@ -15,7 +15,8 @@ from torch import nn
 from minidalle.checks import whole_number
 from minidalle.data.batches import Batch
 from minidalle.diffusion import Model, guided
-from minidalle.losses import EVEN, NORMAL, Noise, draw_mask, draw_normal, rows_of
+from minidalle.losses import EVEN, NORMAL, Noise, draw_mask, draw_normal, mean_of, rows_of
+from minidalle.parallel import unwrap
 from minidalle.rivals.dit import Flow, FlowConfig
 from minidalle.rivals.family import Family, Rival
 from minidalle.samplers import draw_noise
@@ -74,16 +75,6 @@ def errors_of(
     return (model(x_t, t).float() - target).square().flatten(1).mean(1)
 
 
-def mean_of(errors: torch.Tensor, root_below: float | None) -> torch.Tensor:
-    """Average the pictures' errors, or their roots: ()."""
-    return errors.mean() if root_below is None else (errors + root_below**2).sqrt().mean()
-
-
-def network_of(model: nn.Module) -> Flow:
-    """Find the network in what may be wrapped around it."""
-    return next(part for part in model.modules() if isinstance(part, Flow))
-
-
 def flow_loss(model: nn.Module, batch: Batch, generator: Noise, config: FlowLossConfig) -> torch.Tensor:
     """Learn the direction from a picture to noise, at a random point between them.
 
@@ -100,7 +91,7 @@ def flow_loss(model: nn.Module, batch: Batch, generator: Noise, config: FlowLoss
         return model(x_t, t, batch.tokens, batch.mask, hide_text)
 
     x_t = interpolate(batch.images, noise, t)
-    errors = errors_of(predict, x_t, t, noise - batch.images, network_of(model).config.prediction)
+    errors = errors_of(predict, x_t, t, noise - batch.images, unwrap(model, Flow).config.prediction)
     return mean_of(errors, config.root_below)
 
 

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from minidalle.data.batches import Batch, Source
-from minidalle.losses import EVEN, Noise, draw_mask, draw_normal, rows_of
+from minidalle.losses import EVEN, Noise, draw_mask, draw_normal, mean_of, rows_of
+from minidalle.parallel import unwrap
 from minidalle.rivals import flow as teacher
 from minidalle.rivals.dit import Flow
 from minidalle.rivals.family import Family
-from minidalle.rivals.flow import draw, errors_of, euler_sample_loop, interpolate, mean_of, network_of, velocity_field
+from minidalle.rivals.flow import draw, errors_of, euler_sample_loop, interpolate, velocity_field
 from minidalle.training.recipes import StageRecipe
 from minidalle.training.stages import Stage
 
@@ -74,7 +75,7 @@ def flow_few_loss(model: nn.Module, batch: Batch, generator: Noise, config: FewL
 
     x_t, t = interpolate(x_start, x_end, share), torch.lerp(start, end, share)
     velocity = (x_start - x_end) * config.windows
-    errors = errors_of(predict, x_t, t, velocity, network_of(model).config.prediction)
+    errors = errors_of(predict, x_t, t, velocity, unwrap(model, Flow).config.prediction)
     return mean_of(errors, config.root_below)
 
 

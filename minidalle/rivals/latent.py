@@ -12,6 +12,7 @@ from minidalle.ar_prior import fixed
 from minidalle.data.batches import Batch, Source
 from minidalle.diffusion import DiffusionConfig, GaussianDiffusion
 from minidalle.losses import Noise, draw_normal
+from minidalle.parallel import unwrap
 from minidalle.rivals.denoiser import Denoiser, DenoiserConfig, DenoisingLossConfig, captioned_loss, reader, recipe
 from minidalle.rivals.family import Family, Rival
 from minidalle.rivals.pictures import PictureDecoder, PictureEncoder
@@ -111,7 +112,7 @@ def kl_autoencoder_loss(
 
     Paper: Rombach et al. 2022, sec. 3.1 and appendix G.
     """
-    sizes = next(part for part in model.modules() if isinstance(part, KLAutoencoder)).config
+    sizes = unwrap(model, KLAutoencoder).config
     shape = (len(batch.images), sizes.latent_channels, sizes.latent_size, sizes.latent_size)
     drawn, mean, log_variance = model(batch.images, draw_normal(batch.images.new_empty(shape), generator))
     errors = batch.images - drawn
@@ -145,7 +146,7 @@ def latent_loss(
     """
     with torch.no_grad():
         mean, log_variance = kl_autoencoder.encode(batch.images)
-        scale = next(part for part in model.modules() if isinstance(part, Latent)).scale
+        scale = unwrap(model, Latent).scale
         x_start = scale * (mean + (0.5 * log_variance).exp() * draw_normal(mean, generator))
     return captioned_loss(model, x_start, batch, generator, config, diffusion)
 

@@ -15,6 +15,7 @@ from torch import nn
 from minidalle.data.batches import Batch
 from minidalle.layers import zero_init
 from minidalle.losses import Noise, draw_normal
+from minidalle.parallel import unwrap
 from minidalle.rivals.family import Family, Rival
 from minidalle.rivals.pictures import PictureDecoder, PictureEncoder
 from minidalle.rivals.text import RivalConfig, TextEncoder
@@ -131,7 +132,7 @@ def vae_loss(
     Paper: Kingma and Welling 2014, eq. 10, with one code a picture. We differ: the KL's weight rises at first, or the
     decoder learns to do without the code before it says anything (posterior collapse).
     """
-    code_dim = next(part for part in model.modules() if isinstance(part, VAE)).config.code_dim
+    code_dim = unwrap(model, VAE).config.code_dim
     noise = draw_normal(batch.images.new_empty(len(batch.images), code_dim), generator)
     drawn, posterior, prior = model(batch.images, batch.tokens, batch.mask, noise)
     risen = torch.as_tensor(progress / max(config.kl_warmup, 1e-6)).clamp(max=1)  # within a CUDA graph a tensor

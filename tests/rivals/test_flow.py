@@ -11,6 +11,7 @@ from torch.distributions import Normal, SigmoidTransform, TransformedDistributio
 
 from minidalle.checkpoint import load_model
 from minidalle.data.batches import World
+from minidalle.losses import mean_of
 from minidalle.rivals import Rival, flow, flow_few
 from minidalle.rivals.dit import PREDICTIONS, DiT, DiTBlock, DiTConfig, Flow, FlowConfig, grid_embedding
 from minidalle.rivals.flow import (
@@ -20,7 +21,6 @@ from minidalle.rivals.flow import (
     euler_sample_loop,
     flow_loss,
     interpolate,
-    mean_of,
     velocity_field,
 )
 from minidalle.rivals.flow_few import FewFlow, FewLossConfig, copy_weights, cross, flow_few_loss
