@@ -15,21 +15,31 @@ import torch
 from minidalle import parallel
 from minidalle.checkpoint import brief, own_version
 from minidalle.checks import whole_number
-from minidalle.commands.data import add_data, evaluate_own
+from minidalle.commands.data import add_data
 from minidalle.commands.edits import EXAMPLES as EDIT_EXAMPLES
 from minidalle.commands.edits import add_edits
-from minidalle.commands.emoji import evaluate_emoji
+from minidalle.commands.evaluate import add_evaluate, check_scenes, evaluate
 from minidalle.commands.info import info
-from minidalle.commands.terminal import Parser, path, preset_of, printable, silence, source, told
+from minidalle.commands.terminal import (
+    Parser,
+    check_picture,
+    options_of,
+    path,
+    preset_of,
+    printable,
+    silence,
+    source,
+    told,
+)
 from minidalle.data.batches import World
 from minidalle.data.folders import save_folder
 from minidalle.data.pictures import Pictures
 from minidalle.device import pick_device, pick_threads, threads
 from minidalle.evaluation import curves
 from minidalle.evaluation.report import System, has_two, report_card
-from minidalle.evaluation.tables import side_by_side, to_json, to_text
+from minidalle.evaluation.tables import to_json, to_text
 from minidalle.pipeline import MAX_PICTURES, MiniDalle
-from minidalle.rivals import FAMILIES, Family, Rival, folder_of, from_pretrained
+from minidalle.rivals import FAMILIES, Family, from_pretrained
 from minidalle.tokenizer import BytePairTokenizer
 from minidalle.training.loop import TrainingError
 from minidalle.training.recipes import PRESETS, Preset
@@ -37,10 +47,8 @@ from minidalle.training.run import train
 from minidalle.training.stages import STACK, STAGES
 from minidalle.world.grammar import parse
 
-PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
 TRAINED = "runs/mine"  # where a training is kept; that of a rival under its own name
 MAX_SCALE = 64
-CARDS = {"emoji": evaluate_emoji}  # what measures the systems of another world than drawn scenes
 COLUMNS = 8  # pictures in a row of a written file
 MAX_SEED = 2**63  # beyond, torch has no seeds
 CHUNK = 64  # pictures that are drawn together, which bounds the memory
@@ -170,17 +178,7 @@ def add_drawings(command) -> None:
     sub.add_argument("--upsample", action="count", default=0, help=known)
     sub.add_argument("--scale", type=int, default=4, help="enlargement of the written file (default %(default)s)")
 
-    sub = command("evaluate", evaluate, "print the report card, of several systems side by side")
-    known = "shipped weights or folders of runs (default tiny)"
-    sub.add_argument("checkpoints", nargs="*", type=source, default=["tiny"], metavar="CHECKPOINT", help=known)
-    known = "pictures of your own that it was trained on: measure how well it follows their held-out captions"
-    sub.add_argument("--data", type=path, metavar="PATH", help=known)
-    sub.add_argument("-n", type=int, default=500, help="prompts of each kind (default %(default)s)")
-    sub.add_argument("--seed", type=int, default=0, help="of prompts and noise (default %(default)s)")
-    sub.add_argument("--test", action="store_true", help="ask the test split, on which nothing is ever chosen")
-    sub.add_argument("--steps", type=int, help="of the decoder's sampler; the pipeline's own when not given")
-    sub.add_argument("--guidance-scale", type=float, help="of the decoder, 1: off; likewise")
-    sub.add_argument("--json", action="store_true", help="print JSON")
+    add_evaluate(command("evaluate", evaluate, "print the report card, of several systems side by side"))
 
     sub = command("sheet", sheet, "draw the contact sheet: fixed prompts, eight pictures each")
     known = "shipped weights or a folder (default %(default)s)"
@@ -236,18 +234,6 @@ def rival_preset(family: Family, args: argparse.Namespace) -> Preset:
     return family.preset()
 
 
-def options_of(args: argparse.Namespace) -> dict[str, float]:
-    """Give what was chosen of how to draw."""
-    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def check_picture(path: Path) -> None:
-    """Refuse, before anything is drawn, a file that no picture can be written to."""
-    if path.suffix.lower() not in PICTURES or path.is_dir():
-        raise ValueError(f"--out is {path}; a file that ends in {', '.join(PICTURES)} was expected.")
-
-
 def sheet(args: argparse.Namespace) -> None:
     """Draw the contact sheet of a stack."""
     check_picture(args.out)
@@ -296,54 +282,6 @@ def generate(args: argparse.Namespace) -> None:
             f"Rare or unknown in the captions that it learned from, so hardly followed: {printable(', '.join(rare))}."
         )
     print(f"Wrote {args.out}.")
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Print the report card of a system, or of several side by side."""
-    options = options_of(args)
-    pipes = {name: from_pretrained(name, args.device) for name in args.checkpoints}
-    worlds = {pipe.world.get("name", "scenes") for pipe in pipes.values()}
-    evaluate_world = evaluate_own if args.data else CARDS.get(worlds.pop()) if len(worlds) == 1 else None
-    if evaluate_world:
-        refuse_rivals(pipes)
-    (evaluate_world or evaluate_scenes)(pipes, args, options)
-
-
-def refuse_rivals(pipes: dict[str, System]) -> None:
-    """Refuse to take apart what has none of unCLIP's parts."""
-    for name, pipe in pipes.items():
-        if isinstance(pipe, Rival):
-            raise ValueError(
-                f"{name} is a rival, and only drawn scenes have a card for it; pictures of your own and emoji are "
-                "measured by CLIP and prior, which it lacks: look at what it draws by minidalle generate."
-            )
-
-
-def evaluate_scenes(pipes: dict[str, System], args: argparse.Namespace, options: dict) -> None:
-    """Print the report card of systems that were trained on drawn scenes."""
-    for name, pipe in pipes.items():
-        check_scenes(pipe, name)
-        if isinstance(pipe, Rival):
-            pipe.check_options(options)  # of all, before any is measured
-    cards = {
-        name: report_card(pipe, args.n, args.seed, args.test, folder_of(name), name, **options)
-        for name, pipe in pipes.items()
-    }
-    first, *others = cards.values()
-    if args.json:
-        print(to_json(cards if others else first))
-    else:
-        print(side_by_side(cards) if others else to_text(first))
-
-
-def check_scenes(pipe: System, name: str) -> None:
-    """Refuse to ask a system for drawn scenes that never saw any."""
-    if pipe.world.get("name", "scenes") != "scenes":
-        refuse_rivals({name: pipe})
-        raise ValueError(
-            f"{name} was trained on pictures of another kind than drawn scenes, which this command asks for; "
-            f'try "minidalle evaluate {name} --data PATH" with its pictures.'
-        )
 
 
 def bench_command(args: argparse.Namespace) -> None:

@@ -219,7 +219,7 @@ def test_ctrl_c_elsewhere_promises_nothing(micro_run, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "report_card", interrupt)
+    monkeypatch.setattr("minidalle.commands.evaluate.report_card", interrupt)
     assert main(["evaluate", str(micro_run)]) == 130
     assert capsys.readouterr().err.splitlines() == ["", "minidalle evaluate: stopped."]
 

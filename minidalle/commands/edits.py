@@ -9,7 +9,7 @@ from PIL import Image
 from minidalle import edits
 from minidalle.checkpoint import brief
 from minidalle.checks import whole_number
-from minidalle.commands.terminal import path, source
+from minidalle.commands.terminal import check_picture, path, source
 from minidalle.data.images import from_pil, read_picture
 from minidalle.evaluation.pictures import check_pixels, grid
 from minidalle.inpaint import inpaint as paint_region
@@ -21,7 +21,6 @@ EXAMPLES = {
     "edit": 'minidalle edit change picture.png "a red circle" "a blue circle" --out blue.png',
     "search": 'minidalle search data/scenes "a red circle" --out found.png',
 }
-PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
 MAX_SCALE = 64
 COLUMNS = 8  # pictures in a row of a written file
 THRESHOLD = 128  # from which a grey of a mask counts as white
@@ -112,12 +111,6 @@ def run_edit(args: argparse.Namespace) -> None:
     side = args.scale * pipe.decoder.config.unet.image_size
     check_pixels(getattr(args, "n", 1) + 1, side, side)
     write(args.edit(pipe, args), args)
-
-
-def check_picture(file: Path) -> None:
-    """Refuse, before anything is drawn, a file that no picture can be written to."""
-    if file.suffix.lower() not in PICTURES or file.is_dir():
-        raise ValueError(f"--out is {file}; a file that ends in {', '.join(PICTURES)} was expected.")
 
 
 def write(images: torch.Tensor, args: argparse.Namespace, titles: list[str] | None = None) -> None:

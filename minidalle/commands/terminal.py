@@ -10,6 +10,8 @@ from pathlib import Path
 from minidalle.checkpoint import brief
 from minidalle.training.recipes import PRESETS, Preset
 
+PICTURES = (".png", ".jpg", ".gif")  # what a picture can be written to
+
 
 def printable(text: str, allowed: str = "") -> str:
     """Take out what would steer a terminal; a prompt or a file may have brought it."""
@@ -51,6 +53,18 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong, and where help is."""
         line = printable(textwrap.shorten(message, 300, placeholder=" ..."))
         self.exit(2, f'{self.prog}: {line}; "{self.prog} --help" tells what is possible.\n')
+
+
+def check_picture(file: Path, option: str = "--out", endings: tuple[str, ...] = PICTURES) -> None:
+    """Refuse, before anything is drawn, a file that no picture can be written to."""
+    if file.suffix.lower() not in endings or file.is_dir():
+        raise ValueError(f"{option} is {file}; a file that ends in {', '.join(endings)} was expected.")
+
+
+def options_of(args: argparse.Namespace) -> dict[str, float]:
+    """Give what was chosen of how to draw."""
+    options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def preset_of(args: argparse.Namespace) -> Preset:

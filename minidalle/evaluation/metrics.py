@@ -1,6 +1,7 @@
 """Measures: a rate with its interval, distances between sets of features."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,3 +89,29 @@ def chance_band(n: int, options: int) -> tuple[float, float]:
         return math.nan, math.nan
     multiples = np.random.default_rng(0).multinomial(n, [1 / options] * options, DRAWS) * options / n
     return float(np.quantile(multiples.min(1), 0.025)), float(np.quantile(multiples.max(1), 0.975))
+
+
+def evenness(counts: Sequence[int]) -> float:
+    """Measure how evenly draws spread over all options there are, 0 to 1: their entropy as a share of the greatest.
+
+    Args:
+        counts: how often each option was drawn, two options or more; those that never were are among them.
+
+    Not a number without draws. Paper: Pielou 1966.
+    """
+    total = sum(counts)
+    if not total:
+        return math.nan
+    return -sum(count / total * math.log(count / total) for count in counts if count) / math.log(len(counts))
+
+
+def fair_evenness(n: int, options: int) -> tuple[float, float]:
+    """Tell between which two values the evenness of n fair draws lies in 95 % of all experiments.
+
+    Few draws cannot reach all options, so it is below 1. Simulated, from a fixed seed. Not numbers when n is 0.
+    """
+    if not n:
+        return math.nan, math.nan
+    draws = np.random.default_rng(0).multinomial(n, [1 / options] * options, DRAWS)
+    found = [evenness(counts) for counts in draws.tolist()]
+    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))

@@ -1,18 +1,24 @@
-"""Pictures of pictures: grids with titles, and the contact sheet."""
+"""Pictures of pictures: grids with titles, and the contact sheet; and the plots of the report card."""
 
 import contextlib
 import io
 import textwrap
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from minidalle.checks import whole_number
 from minidalle.data.images import to_pil
+from minidalle.evaluation.confusion import OPTIONS, Matrix, columns
+from minidalle.evaluation.tables import shorten
 
 MAX_PIXELS = 2**27  # of a sheet, 400 MB
 OKABE_ITO = {  # told apart with every kind of colour vision (Okabe and Ito 2008)
@@ -25,6 +31,11 @@ OKABE_ITO = {  # told apart with every kind of colour vision (Okabe and Ito 2008
     "vermillion": "#D55E00",
     "purple": "#CC79A7",
 }
+CURVES = (("blue", "o"), ("vermillion", "s"), ("green", "D"), ("purple", "^"), ("orange", "v"), ("black", "P"))
+KEYS = (  # of a sweep: panel, line and its width, what it stands for
+    ("following", "-", 1.5, "held out (95 % interval)"), ("following", "--", 1.5, "seen"),
+    ("fidelity", ":", 1.2, "real pictures"), ("trade", "-", 4, "real pictures, fair painter"),
+)  # fmt: skip
 SHEET_PROMPTS = (
     "a red circle",
     "a small blue square at the top left",
@@ -76,6 +87,85 @@ def contact_sheet(rows: list[tuple[str, torch.Tensor]], title: str = "") -> Figu
         0.01, 1 - 0.1 / figure.get_figheight(), title, va="top", fontsize=11, fontweight="bold", parse_math=False
     )
     return figure
+
+
+@own_style()
+def confusion_figure(matrix: Matrix, attribute: str, title: str = "", percent: bool = False) -> Figure:
+    """Draw what is taken for what, 5 inches wide: a row for each option that was asked for, a column for what was read.
+
+    Args:
+        matrix: of an attribute, as confusion.confusion counts it.
+        attribute: its name.
+        title: written above.
+        percent: whether cells hold shares of their row in place of counts; the rows then say of how many.
+    """
+    asked, read = [option for option in OPTIONS[attribute] if option in matrix], columns(attribute)
+    counts = np.array([[matrix[row].get(column, 0) for column in read] for row in asked])
+    totals = counts.sum(1)
+    shares = counts / totals[:, None]
+    figure = Figure(figsize=(5, 1.4 + 0.3 * len(asked)), layout="constrained")
+    axes, white_to_blue = figure.add_subplot(), LinearSegmentedColormap.from_list("", ["white", OKABE_ITO["blue"]])
+    axes.imshow(shares, white_to_blue, vmin=0, vmax=1, aspect="auto")
+    axes.axvline(len(OPTIONS[attribute]) - 0.5, color="black", lw=0.8)
+    for (y, x), share in np.ndenumerate(shares):
+        if share:
+            text = f"{100 * share:.0f}" if percent else str(counts[y, x])
+            axes.text(x, y, text, color="white" if share > 0.5 else "black", ha="center", va="center", fontsize=8)
+    names = [f"{option} ({total})" for option, total in zip(asked, totals, strict=True)] if percent else asked
+    axes.set_yticks(range(len(asked)), names, fontsize=8)
+    axes.set_xticks(range(len(read)), read, fontsize=8, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="read, % of what was asked" if percent else "read", ylabel="asked")
+    axes.set_title(title or attribute, fontsize=10, loc="left", parse_math=False)
+    return figure
+
+
+@own_style()
+def sweep_figure(sweeps: dict[str, dict]) -> Figure:
+    """Draw what guidance does: following and fidelity over the scale, and fidelity against diversity.
+
+    Args:
+        sweeps: by the name of the system, as sweep.sweep measures them and JSON keeps them; a curve each.
+
+    Paper: figs. 10, 11 and 13.
+    """
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    panels = figure.subplot_mosaic([["following", "trade"], ["fidelity", "trade"]])
+    for (name, found), (color, marker) in zip(sweeps.items(), cycle(CURVES), strict=False):
+        style = {"color": OKABE_ITO[color], "marker": marker, "ms": 5, "lw": 1.5}
+        draw_following(panels["following"], found["points"], style)
+        scales, even, frechet = curves(found["points"])
+        panels["fidelity"].plot(scales, frechet, **style)
+        panels["trade"].plot(even, frechet, label=shorten(name), **style)
+        for scale, x, y in list(zip(scales, even, frechet, strict=True))[:: len(scales) - 1]:  # the ends
+            panels["trade"].annotate(f"{scale:g}", (x, y), (4, 4), textcoords="offset points", fontsize=8)
+        real = {"color": OKABE_ITO[color], "ls": ":", "lw": 1.2}
+        panels["fidelity"].axhline(found["real"]["frechet"], **real)
+        panels["trade"].plot(found["real"]["fair"], [found["real"]["frechet"]] * 2, **real | {"lw": 4, "ls": "-"})
+    panels["following"].set(ylabel="exact match, %")
+    panels["fidelity"].set(xlabel="guidance scale", ylabel="Frechet distance")
+    panels["trade"].set(xlabel="evenness of what the prompt leaves open", ylabel="Frechet distance")
+    for panel, line, width, label in KEYS:
+        panels[panel].plot([], [], f"k{line}", lw=width, label=label)
+    for axes in panels.values():
+        for text in axes.legend(frameon=False, fontsize=8).get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def curves(points: list[dict]) -> tuple[list[float], list[float], list[float]]:
+    """Give scales, evenness (not a number where nothing was read) and Frechet distances of a sweep."""
+    even = [np.nan if point["diversity"]["evenness"] is None else point["diversity"]["evenness"] for point in points]
+    return [point["guidance_scale"] for point in points], even, [point["frechet"] for point in points]
+
+
+def draw_following(axes: Axes, points: list[dict], style: dict) -> None:
+    """Draw exact match over the scale: held out with its interval, seen as a dashed line."""
+    scales = [point["guidance_scale"] for point in points]
+    seen, held_out = ([point["exact"][split] for point in points] for split in ("seen", "held out"))
+    low, share, high = ([100 * rate[end] for rate in held_out] for end in ("low", "share", "high"))
+    axes.fill_between(scales, low, high, color=style["color"], alpha=0.15, lw=0)
+    axes.plot(scales, share, **style)
+    axes.plot(scales, [100 * rate["share"] for rate in seen], **style | {"ls": "--", "marker": None})
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from minidalle.checkpoint import read_header
+from minidalle.evaluation.confusion import confusion
 from minidalle.evaluation.features import features_of
 from minidalle.evaluation.gallery import Answer, Gallery, Painter, Understand, picture_seeds
 from minidalle.evaluation.gallery import paint_all as paint_all
@@ -61,6 +62,7 @@ class System(Protocol):
 
     world: dict  # what its models say of the world they were trained on
     tokenizer: Tokenizer
+    image_size: int  # of its pictures, in pixels
     models: dict[str, nn.Module]  # what a picture takes, by kind
     networks: dict[str, nn.Module]  # what is called to draw, by name
 
@@ -231,20 +233,29 @@ def fidelity(made: list[torch.Tensor], asked: list[Asked], size: int) -> dict[st
     """
     if len(made) < MIN_PROMPTS:
         return None
+    real, other = real_features(asked, size)
+    found, floor = distances(real, torch.stack(made)), distances(real, other)
+    return found | {f"{name} floor": value for name, value in floor.items()}
+
+
+def real_features(asked: list[Asked], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Describe real pictures: of no prompt, and those of the prompts; (N, D) each."""
     rng = random.Random("report/real")
     real = features_of(render([draw_scene(rng, len(prompt.scene.objects) - 1) for prompt in asked], size))
-    other = features_of(render([prompt.scene for prompt in asked], size))
-    painted = torch.stack(made)
-    precision, recall = precision_recall(real, painted)
-    floor_precision, floor_recall = precision_recall(real, other)
-    return {
-        "frechet": round(frechet_distance(real, painted), 5),
-        "frechet floor": round(frechet_distance(real, other), 5),
-        "precision": round(precision, 3),
-        "recall": round(recall, 3),
-        "precision floor": round(floor_precision, 3),
-        "recall floor": round(floor_recall, 3),
-    }
+    return real, features_of(render([prompt.scene for prompt in asked], size))
+
+
+def distances(real: torch.Tensor, made: torch.Tensor) -> dict[str, float]:
+    """Compare features (N, D) of real pictures with those (M, D) of others."""
+    precision, recall = precision_recall(real, made)
+    frechet = round(frechet_distance(real, made), 5)
+    return {"frechet": frechet, "precision": round(precision, 3), "recall": round(recall, 3)}
+
+
+def check_number(n: int) -> None:
+    """Raise ValueError when so many prompts of each kind are too few for the distances."""
+    if n < MIN_PROMPTS:
+        raise ValueError(f"{n} prompts of each kind were asked for; the distances need {MIN_PROMPTS} or more.")
 
 
 def measure(
@@ -272,10 +283,9 @@ def measure(
     Returns: what of a card can be measured on pictures alone.
     Raises: ValueError: when n is too small for the distances.
     """
-    if n < MIN_PROMPTS:
-        raise ValueError(f"{n} prompts of each kind were asked for; the distances need {MIN_PROMPTS} or more.")
+    check_number(n)
     hidden, prefix = ("test", "report/test") if test else ("held out", "report")
-    card: dict = {"n": n, "seed": seed, "split": hidden, "following": {}, "wording": {}}
+    card: dict = {"n": n, "seed": seed, "split": hidden, "following": {}, "confusion": {}, "wording": {}}
     gallery, all_seen = Gallery(paint, name=name), ([], [])
     ways = (rephrase, as_typed or rephrase)
     for level, share in LEVELS.items() if two_objects else [("one object", 0.0)]:
@@ -285,6 +295,7 @@ def measure(
             seeds = picture_seeds(n, f"{prefix}/{kind}/{seed}")
             answers = gallery.ask([prompt.caption for prompt in asked], seeds, rephrase)
             card["following"][kind] = score(asked, readings(answers))
+            card["confusion"][kind] = confusion([prompt.description for prompt in asked], readings(answers))
             if share:
                 card["following"][kind]["swapped colors"] = swapped_colors(asked, readings(answers))
             if split == "seen":

@@ -2,7 +2,9 @@
 
 import json
 import textwrap
+from collections.abc import Iterable
 
+from minidalle.evaluation.confusion import most_confused
 from minidalle.evaluation.metrics import Rate
 
 ATTRIBUTES = ("exact", "count", "shape", "color", "size", "place", "relation", "background", "readable")
@@ -41,7 +43,7 @@ def to_text(card: dict) -> str:
             rows.append((name, [cell(rates.get(name)) for rates in following.values()]))
     split = "the test split, on which nothing was chosen" if card["split"] == "test" else "the held-out split"
     lines = [f"Prompt following on seen combinations and on those of {split}: % (95 % interval) n"]
-    lines += [*table(rows, 14), NOTE, ""]
+    lines += [*table(rows, 14), NOTE, *confusions(card), ""]
     for level, wordings in card["wording"].items():
         lines.append(
             f"By wording, {level}, same descriptions and noise; lost and gained: pictures, to the canonical one"
@@ -57,6 +59,18 @@ def to_text(card: dict) -> str:
     rows.insert(2, ("95 % interval", [span(rate) for rate in card["facts"].values()]))
     lines += ["Exact match by the number of facts in the prompt, %", *table(rows, 14), ""]
     return "\n".join([*lines, *summary(card)])
+
+
+def confusions(card: dict) -> list[str]:
+    """Write what is taken for what most often, a sentence for each kind of prompts where anything is."""
+    most = {kind: most_confused(found) for kind, found in card.get("confusion", {}).items()}  # older cards have none
+    which = {kind: " (objects where a relation tells them apart)" * kind.startswith("two objects") for kind in most}
+    return wrapped(f"Most confused, {kind}{which[kind]}: {'; '.join(cells)}" for kind, cells in most.items() if cells)
+
+
+def wrapped(lines: Iterable[str]) -> list[str]:
+    """Break lines that are too long; what goes on is indented."""
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="   ")]
 
 
 def share(rate: Rate) -> str:
@@ -96,7 +110,7 @@ def summary(card: dict) -> list[str]:
             f"CLIP retrieval@1, {card['split']}, chance {100 * found['chance']:.1f} %: "
             + ", ".join(f"{way} {cell(found[way])}" for way in ("image to text", "text to image"))
         )
-    return [part for line in [*lines, costs(cost)] for part in textwrap.wrap(line, WIDTH, subsequent_indent="   ")]
+    return wrapped([*lines, costs(cost)])
 
 
 def costs(cost: dict) -> str:

@@ -74,3 +74,16 @@ def contrast(scores: torch.Tensor, said: torch.Tensor, tokens: torch.Tensor) -> 
     """
     same = (tokens[said][:, None] == tokens).all(-1).scatter(1, said[:, None], False)
     return F.cross_entropy(SHARPNESS * scores.masked_fill(same, -torch.inf), said)
+
+
+def mode_seeking(scores: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+    """Give how little the critic's readings of one caption's pictures differ beside their noise (B, D).
+
+    A reading is a row of scores (B, B), with all captions of a batch; rows i and i + B / 2 are of one caption.
+    Paper: Mao et al. 2019 (MSGAN), eq. 3. We differ: they compare pixels, where a place counts little beside a
+    background.
+    """
+    half = (len(code) + 1) // 2
+    read = F.layer_norm(scores, scores.shape[1:])  # how real a picture looks, the same in a whole row, is left out
+    apart, noise = ((x[half:] - x[: len(x) - half]).abs().mean(1) for x in (read, code))
+    return 1 / ((apart / noise).mean() + 1e-5)

@@ -57,9 +57,7 @@ class GraphedTrainer(Trainer):
 
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make the optimisers, with rates that a graph can read."""
-        return make_optimizers(
-            self.model, self.recipe.matrix_lr, self.recipe.lr, self.recipe.weight_decay, graphed=True
-        )
+        return make_optimizers(self.model, self.recipe, graphed=True)
 
     def step(self, loss_at: StageLoss, step: int) -> None:
         """Take one step; kernel by kernel where a state was resumed whose losses are scaled."""

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from minidalle.training.recipes import StageRecipe
+
 # Coefficients of the quintic iteration that drives all singular values towards 1 (Jordan et al. 2024)
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -75,19 +77,17 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return matrices, [p for p in model.parameters() if p.requires_grad and id(p) not in known]
 
 
-def make_optimizers(
-    model: nn.Module, matrix_lr: float, lr: float, weight_decay: float = 0.0, graphed: bool = False
-) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, recipe: StageRecipe, graphed: bool = False) -> list[torch.optim.Optimizer]:
     """Make Muon for the matrices of a model, which alone decay, and AdamW for the rest.
 
     Args:
         model: what they train.
-        matrix_lr, lr: learning rates of Muon and of AdamW.
-        weight_decay: of the matrices.
+        recipe: their learning rates and momenta, and the weight decay of the matrices.
         graphed: whether a CUDA graph is to hold their steps; then the rates are tensors, which a replay reads anew.
     """
     matrices, others = split_parameters(model)
+    matrix_lr, lr = recipe.matrix_lr, recipe.lr
     if graphed:
         matrix_lr, lr = (torch.tensor(rate, device=others[0].device) for rate in (matrix_lr, lr))
-    muon = Muon(matrices, matrix_lr, weight_decay=weight_decay)
-    return [muon, torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0, capturable=graphed)]
+    muon = Muon(matrices, matrix_lr, recipe.matrix_momentum, recipe.weight_decay)
+    return [muon, torch.optim.AdamW(others, lr, betas=recipe.betas, weight_decay=0, capturable=graphed)]

@@ -3,7 +3,7 @@
 A number that stands for a choice says on what it rests; docs/experiments.md has the trials.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from minidalle.ar_prior import AutoregressivePriorConfig
 from minidalle.clip import CLIPConfig
@@ -26,6 +26,8 @@ class StageRecipe:
     matrix_lr: float  # Muon's, for matrices and kernels
     lr: float  # AdamW's, for the rest
     weight_decay: float = 0.0  # of matrices and kernels
+    matrix_momentum: float = 0.95  # Muon's
+    betas: tuple[float, float] = (0.9, 0.99)  # AdamW's: decays of its averages of gradients and of their squares
     warmup_steps: int = 20  # over which both learning rates rise from zero
     decay_share: float = 0.5  # last part of the training, over which both fall to zero
     ema_decay: float = 0.99  # of the averaged weights, the ones that are kept
@@ -33,6 +35,11 @@ class StageRecipe:
     loss: object = None  # the config of its loss, such as PriorLossConfig; CLIP's has none
     hard_negatives: bool = False  # whether every second picture differs from the one before it in one attribute
     full_captions: float = 0.0  # share of captions that state everything
+
+    def to_dict(self) -> dict:
+        """Describe it in JSON's types; usual momenta go without saying, as in what was kept before they were fields."""
+        usual = {name: getattr(StageRecipe, name) for name in ("matrix_momentum", "betas")}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,26 @@ EMOJI = Preset(
     world="emoji",
 )
 
+# Signs: the sizes of tiny; the decoder is trained for longer, since there is twice as much to draw
+SIGNS_QUICK = Recipe(
+    two_objects=0.0,
+    stages={"clip": clip_recipe(700), "prior": prior_recipe(800), "decoder": decoder_recipe(1200)},
+)
+SIGNS_FULL = Recipe(
+    two_objects=0.0,
+    stages={
+        "clip": clip_recipe(3600),
+        "prior": prior_recipe(3600, ema_decay=0.998),
+        "decoder": decoder_recipe(7200, ema_decay=0.998),
+    },
+)
+SIGNS = Preset(
+    name="signs",
+    models={"clip": CLIPConfig(), "prior": PriorConfig(), "decoder": DecoderConfig()},
+    recipes={"smoke": shortened(SIGNS_QUICK), "quick": SIGNS_QUICK, "full": SIGNS_FULL},
+    world="signs",
+)
+
 # Scenes of 64 pixels, for a GPU of 16 GB: patches are twice as wide, so both networks see as many cells as at 32 pixels
 COLAB_FULL = Recipe(
     two_objects=0.6,
@@ -265,4 +292,4 @@ LARGE = Preset(
     compiled=True,
 )  # fmt: skip
 
-PRESETS = {preset.name: preset for preset in (TINY, EMOJI, COLAB, LARGE)}
+PRESETS = {preset.name: preset for preset in (TINY, EMOJI, SIGNS, COLAB, LARGE)}

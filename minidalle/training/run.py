@@ -192,7 +192,7 @@ def origin_of(
         "seed": seed,
         "world": collection.to_dict(),
         "config": checkpoint.config_to_dict(preset.models[stage]),
-        "stage": asdict(recipe.stages[stage]),
+        "stage": recipe.stages[stage].to_dict(),
     }
     if stage in preset.diffusion:
         origin["diffusion"] = asdict(preset.diffusion[stage])

@@ -17,6 +17,7 @@ from minidalle.checkpoint import load_model
 from minidalle.clip import CLIP
 from minidalle.data.batches import Batch, Collection, Scenes, Source
 from minidalle.data.emoji import EmojiCollection, shipped_emojis
+from minidalle.data.signs import Signs
 from minidalle.decoder import Decoder
 from minidalle.prior import DiffusionPrior
 from minidalle.training.recipes import Preset, Recipe, StageRecipe
@@ -66,6 +67,7 @@ STAGES = {
 COLLECTIONS: dict[str, Callable[[Recipe], Collection]] = {
     "scenes": lambda recipe: Scenes(recipe.two_objects),
     "emoji": lambda recipe: EmojiCollection(shipped_emojis()),
+    "signs": lambda recipe: Signs(),
 }
 KNOWN = dict(STAGES)  # and those of the rivals, once they are imported
 STACK = ("clip", "prior", "decoder")  # what text to picture takes, in the order of training; the upsampler stands alone

@@ -33,7 +33,7 @@ class Trainer:
 
     def make_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make the optimisers."""
-        return make_optimizers(self.model, self.recipe.matrix_lr, self.recipe.lr, self.recipe.weight_decay)
+        return make_optimizers(self.model, self.recipe)
 
     def use_precision(self, dtype: torch.dtype | None) -> None:
         """Compute in a 16-bit type, or in float32; float16 needs losses to be scaled."""

@@ -1,12 +1,20 @@
 """Measures: against closed forms and known sets."""
 
 import math
+from itertools import pairwise
 from statistics import NormalDist
 
 import pytest
 import torch
 
-from minidalle.evaluation.metrics import Rate, chance_band, frechet_distance, precision_recall
+from minidalle.evaluation.metrics import (
+    Rate,
+    chance_band,
+    evenness,
+    fair_evenness,
+    frechet_distance,
+    precision_recall,
+)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(1, 2), (3, 10), (0, 50), (50, 50), (499, 500), (1, 1)])
@@ -85,3 +93,35 @@ def test_the_chance_band_narrows_as_draws_are_added():
     assert few[0] < many[0] < 1 < many[1] < few[1]
     assert chance_band(500, 9) == chance_band(500, 9)
     assert all(map(math.isnan, chance_band(0, 9)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "value"),
+    [
+        ([5, 5, 5, 5], 1), ([7, 0, 0], 0), ([1, 1, 0, 0], 0.5), ([2, 1, 1, 0], 0.75),
+        ([30, 10], torch.distributions.Bernoulli(0.25).entropy().item() / math.log(2)),
+    ],
+)  # fmt: skip
+def test_evenness_is_entropy_as_a_share_of_its_greatest(counts, value):
+    assert evenness(counts) == pytest.approx(value, abs=1e-6)
+    assert evenness(counts[::-1]) == pytest.approx(value, abs=1e-6)
+    assert evenness([100 * count for count in counts]) == pytest.approx(value, abs=1e-6)
+
+
+def test_evenness_without_draws_is_not_a_number():
+    assert math.isnan(evenness([0, 0])) and all(map(math.isnan, fair_evenness(0, 54)))
+
+
+@pytest.mark.parametrize("n", [2, 15, 101])
+def test_the_evenness_of_fair_draws_between_two_is_the_binomials(n):
+    values = [(evenness([k, n - k]), math.comb(n, k) / 2**n) for k in range(n + 1)]
+    low, high = fair_evenness(n, 2)
+    assert sum(p for value, p in values if value < low - 1e-9) <= 0.03
+    assert sum(p for value, p in values if value <= low + 1e-9) >= 0.02
+    assert high == pytest.approx(max(value for value, _ in values))
+
+
+def test_fair_draws_are_more_even_the_more_there_are():
+    bands = [fair_evenness(n, 54) for n in (20, 200, 2000)]
+    assert all(few[1] < many[0] for few, many in pairwise(bands)) and bands[-1][1] < 1
+    assert bands[0][1] <= math.log(20) / math.log(54)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 
 from minidalle.course import figures
 from minidalle.evaluation import pictures
-from minidalle.evaluation.pictures import SHEET_PROMPTS, contact_sheet, save_figure
+from minidalle.evaluation.confusion import OPTIONS, columns
+from minidalle.evaluation.pictures import SHEET_PROMPTS, confusion_figure, contact_sheet, save_figure, sweep_figure
 from minidalle.world.grammar import parse
 from minidalle.world.render import as_range
 
@@ -161,3 +163,94 @@ def test_each_line_of_a_title_has_a_place_of_its_own():
 def test_a_loss_is_drawn_from_zero_or_from_its_least():
     assert figures.loss_curve("x", [(10, 3.0), (20, 2.0)]).axes[0].get_ylim()[0] == 0
     assert figures.loss_curve("x", [(10, 3.0), (20, -2.0)]).axes[0].get_ylim()[0] == -2
+
+
+MATRIX = {"small": {"small": 3, "large": 1}, "large": {"large": 8, "unreadable": 2, "miscounted": 6}}
+
+
+def cells(figure) -> dict[tuple[str, str], str]:
+    """Read what stands in the cells of a matrix."""
+    (axes,) = figure.axes
+    rows, read = ([label.get_text() for label in labels] for labels in (axes.get_yticklabels(), axes.get_xticklabels()))
+    places = [(*map(round, text.get_position()), text.get_text()) for text in axes.texts]
+    return {(rows[y], read[x]): text for x, y, text in places}
+
+
+def test_a_matrix_shows_every_count_in_its_cell():
+    figure = confusion_figure(MATRIX, "size", "Sizes, $5")
+    assert cells(figure) == {(row, read): str(count) for row, found in MATRIX.items() for read, count in found.items()}
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "Sizes, $5" and axes.get_ylabel() == "asked" and axes.get_xlabel() == "read"
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(columns("size"))
+
+
+def test_a_matrix_in_per_cent_says_of_how_many():
+    shown = cells(confusion_figure(MATRIX, "size", percent=True))
+    assert shown == {
+        ("small (4)", "small"): "75", ("small (4)", "large"): "25", ("large (16)", "large"): "50",
+        ("large (16)", "unreadable"): "12", ("large (16)", "miscounted"): "38",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("attribute", OPTIONS)
+@pytest.mark.parametrize("percent", [False, True])
+def test_a_matrix_can_be_read_at_five_inches(attribute, percent):
+    full = {option: dict.fromkeys(columns(attribute), 100) for option in OPTIONS[attribute]}
+    figure = confusion_figure(full, attribute, percent=percent)
+    pictures.to_png(figure)
+    (axes,) = figure.axes
+    assert figure.get_figwidth() == 5 and figure.get_figheight() < 5
+    width = axes.get_window_extent().width / len(columns(attribute))
+    assert len(axes.texts) == len(full) * len(columns(attribute))
+    assert all(text.get_window_extent().width < width for text in axes.texts)
+    assert all(text.get_fontsize() >= 8 for text in [*axes.texts, *axes.get_yticklabels(), *axes.get_xticklabels()])
+    labels = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert all(low.y1 <= high.y0 for high, low in pairwise(labels)) and min(label.x0 for label in labels) >= 0
+
+
+def rate(share: float) -> dict:
+    return {"share": share, "low": share - 0.1, "high": share + 0.1, "n": 9}
+
+
+def curve(*frechet: float, even: float | None = 0.8) -> dict:
+    """Make a sweep with a point at scales 1, 2, ..., as JSON keeps it."""
+    points = [
+        {
+            "guidance_scale": 1.0 + i, "exact": {"seen": rate(0.9 - i / 10), "held out": rate(0.5 + i / 10)},
+            "frechet": distance, "diversity": {"evenness": even and even - i / 10, "n": 9, "fair": [0.7, 0.8]},
+        }
+        for i, distance in enumerate(frechet)
+    ]  # fmt: skip
+    return {"points": points, "real": {"frechet": 0.05, "fair": [0.75, 0.85]}}
+
+
+def lines(axes) -> list[list[list[float]]]:
+    """Give the points of what is drawn; the keys of a legend have none."""
+    return [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata())]
+
+
+def test_a_sweep_has_a_curve_for_each_system_in_each_panel(tmp_path):
+    figure = sweep_figure({"tiny": curve(0.1, 0.2), "runs/of $a$ system with a long name": curve(0.3, 0.4, 0.6)})
+    following, trade, fidelity = figure.axes
+    for expected in ([[1, 50], [2, 60]], [[1, 90], [2, 80]], [[1, 50], [2, 60], [3, 70]]):
+        assert any(np.allclose(line, expected) for line in lines(following) if len(line) == len(expected))
+    assert [line.get_linestyle() for line in following.lines] == ["-", "--"] * 3  # held out, seen
+    band = following.collections[0].get_paths()[0].vertices
+    assert [band[:, 1].min(), band[:, 1].max()] == pytest.approx([40, 70])
+    assert lines(fidelity)[0] == [[1, 0.1], [2, 0.2]] and lines(fidelity)[2] == [[1, 0.3], [2, 0.4], [3, 0.6]]
+    assert lines(fidelity)[1] == [[0, 0.05], [1, 0.05]]  # real pictures, across all of it
+    np.testing.assert_allclose(lines(trade)[0], [[0.8, 0.1], [0.7, 0.2]])
+    assert lines(trade)[1] == [[0.75, 0.05], [0.85, 0.05]]
+    assert [text.get_text() for text in trade.texts] == ["1", "2", "1", "3"]
+    names = [text.get_text() for text in trade.get_legend().get_texts()]
+    assert names == ["tiny", "...stem with a long name", "real pictures, fair painter"]
+    save_figure(figure, tmp_path / "new" / "sweep.png")
+    with Image.open(tmp_path / "new" / "sweep.png") as picture:
+        assert picture.width == 900
+    assert pyplot.get_fignums() == []
+
+
+def test_a_sweep_without_anything_read_and_of_many_systems_is_drawn_all_the_same():
+    figure = sweep_figure({str(i): curve(0.1, 0.2, even=None if i else 0.8) for i in range(9)})
+    pictures.to_png(figure)
+    assert len({(line.get_color(), line.get_marker()) for line in figure.axes[1].lines[0:17:2]}) == 6

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from painters import fill
 
 from minidalle.checkpoint import read_header
 from minidalle.cli import main
@@ -39,25 +40,9 @@ from minidalle.world import oracle
 from minidalle.world.captions import Description, SaidObject, write
 from minidalle.world.grammar import parse
 from minidalle.world.render import render
-from minidalle.world.scenes import Scene, draw_one, draw_scene, draw_two
+from minidalle.world.scenes import Scene, draw_one, draw_scene
 
 KINDS = [(share, split) for share in (0.0, 1.0) for split in ("seen", "held out", "test")]
-
-
-def fill(description: Description, rng: random.Random) -> Scene:
-    """Draw a scene of which a description is true; what it leaves open is random."""
-    said, relation = description.objects, description.relation
-    if relation in ("below", "right of"):
-        said, relation = said[::-1], {"below": "above", "right of": "left of"}[relation]
-    while True:
-        scene = (draw_one, draw_two)[len(said) - 1](rng)
-        sizes = all(s.size in (None, t.size) for s, t in zip(said, scene.objects, strict=True))
-        if sizes and description.place in (None, scene.place) and relation in (None, scene.relation):
-            break
-    objects = [
-        replace(t, shape=s.shape or t.shape, color=s.color or t.color) for s, t in zip(said, scene.objects, strict=True)
-    ]
-    return Scene(tuple(objects), description.background or scene.background)
 
 
 def swap_colors(description: Description) -> Description:
@@ -527,7 +512,8 @@ def test_the_card_of_a_run_is_whole_for_people_and_for_programs(pipe, micro_run)
     card = report_card(pipe, n=4, folder=micro_run, num_inference_steps=1, prior_num_inference_steps=3)
     read = json.loads(to_json(card), parse_constant=refuse)
     assert set(read) == {
-        "n", "seed", "split", "following", "wording", "facts", "diversity", "fidelity", "retrieval", "cost",
+        "n", "seed", "split", "following", "confusion", "wording", "facts", "diversity", "fidelity", "retrieval",
+        "cost",
     }  # fmt: skip
     for rates in read["following"].values():
         assert set(rates["exact"]) == {"share", "low", "high", "n"} and rates["exact"]["n"] == 4
@@ -659,7 +645,7 @@ def test_the_command_prints_one_card_or_several(micro_run, capsys, tmp_path):
 
 
 def test_the_command_measures_nothing_when_one_of_several_is_missing(micro_run, capsys, monkeypatch):
-    monkeypatch.setattr("minidalle.cli.report_card", lambda *a, **b: pytest.fail("measured"))
+    monkeypatch.setattr("minidalle.commands.evaluate.report_card", lambda *a, **b: pytest.fail("measured"))
     assert main(["evaluate", str(micro_run), "nowhere", "-n", "4"]) == 1
     assert '"nowhere" is neither a folder' in capsys.readouterr().err
 

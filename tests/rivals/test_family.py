@@ -56,7 +56,7 @@ def test_a_family_is_complete(family):
 
 
 def test_the_names_of_rivals_are_no_stages_of_unclip():
-    assert not set(FAMILIES) & set(TINY.models) and not set(FAMILIES) & set(rivals.UNCLIP)
+    assert not set(FAMILIES) & set(TINY.models) and not set(FAMILIES) & set(rivals.VARIANTS)
 
 
 def test_a_rival_draws_what_unclip_would_be_asked_for(rival):
@@ -160,7 +160,9 @@ def test_all_shipped_weights_are_told_of_and_drawn_with(name, capsys):
 
 
 def test_options_are_refused_before_anything_is_measured(monkeypatch, capsys):
-    monkeypatch.setattr("minidalle.cli.report_card", lambda *_, **__: pytest.fail("something was measured"))
+    monkeypatch.setattr(
+        "minidalle.commands.evaluate.report_card", lambda *_, **__: pytest.fail("something was measured")
+    )
     assert main(["evaluate", "unclip", "vae", "-n", "4", "--guidance-scale", "2"]) == 1
     assert "vae has no guidance_scale" in capsys.readouterr().err
 
@@ -216,6 +218,6 @@ def test_the_shipped_weights_are_those_of_the_quick_recipe_as_it_is(family):
     preset = fitted(family.preset(), TOKENIZER)
     for kind in family.drawn:
         header = read_header(find_folder(family.name, FAMILIES) / f"{kind}.safetensors", kind)
-        assert header["stage"] == json.loads(json.dumps(asdict(preset.recipes["quick"].stages[kind])))
+        assert header["stage"] == json.loads(json.dumps(preset.recipes["quick"].stages[kind].to_dict()))
         assert header["config"] == json.loads(json.dumps(asdict(preset.models[kind])))
         assert (header["recipe"], header["seed"]) == ("quick", 0)

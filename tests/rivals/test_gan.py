@@ -15,7 +15,7 @@ from minidalle.clip import CLIP
 from minidalle.data.batches import Batch, World
 from minidalle.losses import draw_normal
 from minidalle.rivals import gan
-from minidalle.rivals.critic import contrast, slopes
+from minidalle.rivals.critic import contrast, mode_seeking, slopes
 from minidalle.rivals.family import Rival
 from minidalle.rivals.gan import (
     GAN,
@@ -24,7 +24,6 @@ from minidalle.rivals.gan import (
     clip_as_critic_loss,
     critic_loss,
     gan_loss,
-    mode_seeking,
     penalty,
 )
 from minidalle.training import stages
@@ -157,12 +156,12 @@ def test_neither_network_has_a_gradient_from_the_other_ones_loss():
     for of_critic in (True, False):
         model = model_of()
         said = torch.tensor([0, 1, 0, 1])
-        real, fake, judged, drawn, *found = model(b.images, b.tokens, b.mask, code, said, 2)
+        real, fake, judged, *found = model(b.images, b.tokens, b.mask, code, said, 2)
         if of_critic:
             loss = critic_loss(real, fake.diagonal(), b.tokens, True) + penalty(*found, PENALISED)
             loss = loss + contrast(real, torch.arange(4), b.tokens)
         else:
-            loss = contrast(judged, said, b.tokens) - judged.mean() + mode_seeking(drawn, code)
+            loss = contrast(judged, said, b.tokens) - judged.mean() + mode_seeking(judged, code)
         loss.backward()
         own, other = (model.critic, model.generator) if of_critic else (model.generator, model.critic)
         assert all(grad is None for grad in gradients(other).values())
@@ -183,7 +182,7 @@ def test_one_backward_pass_equals_two_separate_ones(config):
     pictures = generator(b.tokens[said], b.mask[said], code)
     scores = critic(pictures, emb)
     loss = -scores[torch.arange(4), said].mean() + config.contrast * contrast(scores, said, b.tokens)
-    (loss + config.mode_seeking * mode_seeking(pictures, code)).backward()
+    (loss + config.mode_seeking * mode_seeking(scores, code)).backward()
     critic.requires_grad_(True)
     emb = critic.text(b.tokens, b.mask)[0]
     real, fake = critic(b.images, emb), critic(drawn, emb)[torch.arange(4), said]
@@ -210,11 +209,17 @@ def test_a_drawn_picture_is_compared_with_the_caption_it_was_drawn_for():
 
 @pytest.mark.parametrize("size", [4, 5])
 def test_mode_seeking_by_hand(size):
-    half = (size + 1) // 2
+    scores, half = torch.randn(size, size), (size + 1) // 2
     code = torch.arange(size)[:, None].expand(-1, 2).float()  # pairs lie half apart
-    drawn = torch.zeros(size, 3, 2, 2)
-    drawn[half:] = 0.3
-    torch.testing.assert_close(mode_seeking(drawn, code), torch.tensor(half / 0.3), rtol=1e-3, atol=0)
+    read = [(row - row.mean()) / row.std(correction=0) for row in scores]
+    apart = torch.stack([(read[i] - read[i + half]).abs().mean() for i in range(size - half)])
+    torch.testing.assert_close(mode_seeking(scores, code), half / apart.mean(), rtol=1e-3, atol=0)
+
+
+def test_looking_more_real_is_no_other_mode():
+    alike, code = torch.randn(1, 4).expand(4, -1), torch.randn(4, 2)
+    shifted = alike + torch.tensor([[0.0], [0.0], [3.0], [-5.0]])
+    assert mode_seeking(shifted, code) > 1e4 > 10 > mode_seeking(torch.randn(4, 4), code)
 
 
 def test_a_wrapped_model_has_the_same_loss_and_gradients():

@@ -1,5 +1,7 @@
 """Muon: its steps against the singular value decomposition, and what it is given to move."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,9 @@ from torch import nn
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.decoder import Decoder, DecoderConfig
 from minidalle.prior import DiffusionPrior, PriorConfig
+from minidalle.training.loop import fit
 from minidalle.training.optim import Muon, make_optimizers, orthogonalize, split_parameters
+from minidalle.training.recipes import StageRecipe
 from minidalle.unet import UNetConfig
 
 
@@ -151,8 +155,38 @@ def test_every_trainable_parameter_has_one_optimizer(build):
 
 def test_optimizers_have_the_rates_and_memories_that_were_tried():
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    muon, adam = make_optimizers(model, matrix_lr=0.3, lr=0.2, weight_decay=0.1)
+    muon, adam = make_optimizers(model, StageRecipe(1, 1, matrix_lr=0.3, lr=0.2, weight_decay=0.1))
     ours, theirs = muon.param_groups[0], adam.param_groups[0]
     assert ours["params"] == [model[0].weight] and len(theirs["params"]) == 3
     assert (ours["lr"], ours["momentum"], ours["weight_decay"]) == (0.3, 0.95, 0.1)
     assert (theirs["lr"], theirs["betas"], theirs["weight_decay"]) == (0.2, (0.9, 0.99), 0)
+
+
+def trained(gradients: list[tuple[torch.Tensor, torch.Tensor]], **momenta) -> tuple[torch.Tensor, torch.Tensor]:
+    """Train a layer at full rates by losses of these gradients; gives how far its weight and its bias moved."""
+    layer = nn.Linear(4, 3)
+    before = copy.deepcopy(layer)
+
+    def loss_at(model: nn.Module, step: int) -> torch.Tensor:
+        weight, bias = gradients[step]
+        return (model.weight * weight).sum() + (model.bias * bias).sum()
+
+    steady = StageRecipe(len(gradients), 1, 0.1, 0.01, warmup_steps=0, decay_share=0, clip_norm=100, **momenta)
+    fit(layer, loss_at, steady, progress=False)
+    return (layer.weight - before.weight).detach(), (layer.bias - before.bias).detach()
+
+
+def test_a_recipe_without_momentum_takes_plain_orthogonal_and_sign_steps():
+    gradients = [(torch.randn(3, 4), torch.randn(3)) for _ in range(4)]
+    weight, bias = trained(gradients, matrix_momentum=0.0, betas=(0.0, 0.0))
+    torch.testing.assert_close(weight, -0.1 * sum(orthogonalize(g[None])[0] for g, _ in gradients))
+    torch.testing.assert_close(bias, -0.01 * sum(g.sign() for _, g in gradients))
+
+
+def test_two_steps_with_the_momenta_of_a_recipe_by_hand():
+    (g, h), (g_2, h_2) = gradients = [(torch.randn(3, 4), torch.randn(3)) for _ in range(2)]
+    weight, bias = trained(gradients, matrix_momentum=0.5, betas=(0.5, 0.9))
+    steps = [0.75 * g, 0.125 * g + 0.75 * g_2]  # halfway from each gradient to (g / 2), then (g / 4 + g_2 / 2)
+    torch.testing.assert_close(weight, -0.1 * sum(orthogonalize(step[None])[0] for step in steps))
+    mean, square = (0.25 * h + 0.5 * h_2) / 0.75, (0.09 * h**2 + 0.1 * h_2**2) / 0.19
+    torch.testing.assert_close(bias, -0.01 * (h.sign() + mean / square.sqrt()))

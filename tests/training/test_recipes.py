@@ -7,7 +7,7 @@ import pytest
 from conftest import MICRO
 
 from minidalle.tokenizer import Tokenizer
-from minidalle.training.recipes import PRESETS, TINY, fitted
+from minidalle.training.recipes import PRESETS, TINY, StageRecipe, fitted
 from minidalle.training.stages import COLLECTIONS, STACK, STAGES
 from minidalle.world.captions import TOKENIZER
 
@@ -62,3 +62,10 @@ def test_the_smoke_recipe_is_the_quick_one_with_few_steps():
 def test_the_processes_are_the_papers_and_the_networks_predict_the_clean_data():
     for process in TINY.diffusion.values():
         assert (process.schedule, process.num_timesteps, process.prediction) == ("cosine", 1000, "x_start")
+
+
+def test_a_recipe_says_its_momenta_where_they_are_not_the_usual_ones():
+    usual = StageRecipe(steps=1, batch_size=1, matrix_lr=0.1, lr=0.1)
+    assert asdict(usual).items() - usual.to_dict().items() == {("matrix_momentum", 0.95), ("betas", (0.9, 0.99))}
+    for said in ({"matrix_momentum": 0.5}, {"betas": (0.0, 0.99)}):
+        assert replace(usual, **said).to_dict() == usual.to_dict() | said

@@ -81,10 +81,9 @@ def test_no_fact_of_an_accepted_prompt_is_dropped(words):
 def test_a_word_that_is_not_understood_is_named_wherever_it_stands(description, seed, word, data):
     words = write(description, random.Random(seed)).split()
     words.insert(data.draw(st.integers(0, len(words))), word)
-    with pytest.raises(
-        ValueError, match=f'"{word}" is not understood in ".*". Understood is, for example, "(.*)"'
-    ) as e:
+    with pytest.raises(ValueError, match=r' not understood in ".*". Understood is, for example, "(.*)"') as e:
         parse(" ".join(words))
+    assert f'"{word}"' in str(e.value).split(" not understood")[0]  # with the rest of a wording that it cut in two
     parse(re.search('for example, "(.*)"', str(e.value))[1])  # what is offered is understood
 
 
