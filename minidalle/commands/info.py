@@ -44,8 +44,8 @@ def kinds_of(folder: Path) -> tuple[list[str], list[str]]:
     rivals = rivals_in(folder)
     wanted = [kind for name in rivals for kind in FAMILIES[name].drawn]
     if not rivals or (folder / "decoder.safetensors").is_file():
-        return [*STAGES, *wanted], [*STACK, *wanted]
-    return ["clip"] * (folder / "clip.safetensors").is_file() + wanted, wanted
+        return list(dict.fromkeys([*STAGES, *wanted])), list(dict.fromkeys([*STACK, *wanted]))
+    return list(dict.fromkeys(["clip"] * (folder / "clip.safetensors").is_file() + wanted)), wanted
 
 
 def words_of(folder: Path, kinds: list[str]) -> str:

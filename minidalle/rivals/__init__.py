@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minidalle.checkpoint import CheckpointError, find_folder
 from minidalle.pipeline import MiniDalle
-from minidalle.rivals import autoencoder, cascade, dalle1, flow, flow_few, gan, latent, lstm, vae
+from minidalle.rivals import autoencoder, cascade, dalle1, flow, flow_few, gan, latent, latent_clip, lstm, vae
 from minidalle.rivals.family import Family, Rival
 from minidalle.rivals.unclip import VARIANTS, load_variant
 from minidalle.training.stages import register
@@ -23,6 +23,7 @@ FAMILIES: dict[str, Family] = {
         flow_few.FAMILY,
         gan.FAMILY,
         latent.FAMILY,
+        latent_clip.FAMILY,
         lstm.FAMILY,
         vae.FAMILY,
     )

@@ -107,11 +107,15 @@ def reader(model: Denoiser, tokens: torch.Tensor, mask: torch.Tensor, guidance_s
 
     Paper: Ho and Salimans 2022, eq. 6.
     """
-    read = model.text(tokens, mask)[1]
+    return by_states(model, model.text(tokens, mask)[1], mask, guidance_scale)
+
+
+def by_states(model: Denoiser, states: torch.Tensor, mask: torch.Tensor, guidance_scale: float) -> Model:
+    """Do the same for captions that were read: states (B, L, W) and mask (B, L)."""
 
     def predict(x_t: torch.Tensor, t: torch.Tensor, hide: torch.Tensor) -> torch.Tensor:
-        states, seen = (repeat(x, "b ... -> (n b) ...", n=len(x_t) // len(mask)) for x in (read, mask))
-        return model.denoise(x_t, t, states, seen, hide).float()
+        read, seen = (repeat(x, "b ... -> (n b) ...", n=len(x_t) // len(mask)) for x in (states, mask))
+        return model.denoise(x_t, t, read, seen, hide).float()
 
     return guided(predict, guidance_scale)
 

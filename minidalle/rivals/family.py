@@ -97,18 +97,20 @@ class Rival:
                         f'train both anew by "minidalle train {family.name}".'
                     )
         try:
-            header = headers[family.name]
-            tokenizer, world = Tokenizer.from_dict(header["tokenizer"]), header["world"]
+            words = next(header for header in headers.values() if "tokenizer" in header)[
+                "tokenizer"
+            ]  # CLIP's, if it reads
+            tokenizer, world = Tokenizer.from_dict(words), headers[family.name]["world"]
             rephrase = find_language(world["name"])(world) if world["name"] in LANGUAGES else None
             processes = {
                 kind: config_from_dict(DiffusionConfig, headers[kind]["diffusion"]).build() for kind in family.diffusion
             }
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise CheckpointError(
                 f"What the {family.name} in {folder} says of itself is damaged ({error!r:.80})."
             ) from error
         models = {kind: model for kind, (model, _) in loaded.items()}
-        clip = load_clip(folder, header["tokenizer"]) if (folder / "clip.safetensors").exists() else None
+        clip = load_clip(folder, words) if (folder / "clip.safetensors").exists() else None
         return cls(family, models, tokenizer, pick_device(device), rephrase, world, processes, clip)
 
     @property

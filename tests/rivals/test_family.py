@@ -19,6 +19,7 @@ from minidalle.training.recipes import TINY, fitted
 from minidalle.training.run import train
 from minidalle.world.captions import TOKENIZER
 
+SHIPPED = [name for name in FAMILIES if name != "latent_clip"]  # whose CLIP would be there once more
 SMALL = replace(
     vae.FAMILY,
     models={"vae": vae.VAEConfig(text_width=16, text_depth=1, num_heads=2, code_dim=4, widths=(8, 8))},
@@ -151,7 +152,7 @@ def test_shipped_weights_go_by_their_names_and_unclip_by_its_place_on_the_table(
         from_pretrained("pixelcnn", "cpu")
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "tiny"])
+@pytest.mark.parametrize("name", [*SHIPPED, "tiny"])
 def test_all_shipped_weights_are_told_of_and_drawn_with(name, capsys):
     assert main(["info", name, "--device", "cpu"]) == 0
     assert "cannot" not in capsys.readouterr().out
@@ -213,7 +214,7 @@ def test_upsampling_is_asked_for_once_or_twice_before_the_prompt_or_after_it(tmp
             assert picture.size == (size, size)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [FAMILIES[name] for name in SHIPPED], ids=SHIPPED)
 def test_the_shipped_weights_are_those_of_the_quick_recipe_as_it_is(family):
     preset = fitted(family.preset(), TOKENIZER)
     for kind in family.drawn:

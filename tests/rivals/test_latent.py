@@ -1,10 +1,12 @@
 """Latent diffusion: the autoencoder's loss by torch.distributions, the scale of its latents, and tiny trainings."""
 
+import math
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
 from minidalle.checkpoint import CheckpointError, load_model
@@ -65,15 +67,17 @@ def test_a_latent_is_the_mean_and_noise_times_the_spread():
     torch.testing.assert_close(model(images, noise)[0], model.decode(mean + noise * log_variance.exp().sqrt()))
 
 
-@pytest.mark.parametrize("kl_weight, square_weight", [(1e-4, 1.0), (1.0, 0.0)])
-def test_the_autoencoders_loss_is_that_of_torch_distributions(kl_weight, square_weight):
+@pytest.mark.parametrize("kl_weight, root_below", [(1e-4, 0.01), (1.0, 0.3), (1.0, None)])
+def test_the_autoencoders_loss_is_that_of_torch_distributions(kl_weight, root_below):
     model, batch = alive(KLAutoencoder(AUTOENCODER)), World(32).batch(0, 4)
-    config = KLAutoencoderLossConfig(kl_weight, square_weight)
+    config = KLAutoencoderLossConfig(kl_weight, root_below)
     found = latent.kl_autoencoder_loss(model, batch, generator(3), config)
     mean, log_variance = model.encode(batch.images)
     posterior = Normal(mean, log_variance.exp().sqrt())
     drawn = model.decode(posterior.mean + posterior.stddev * torch.randn(mean.shape, generator=generator(3)))
-    error = (drawn - batch.images).abs().mean() + square_weight * ((drawn - batch.images) ** 2).mean()
+    errors = [float((a - b).pow(2).mean()) for a, b in zip(drawn, batch.images, strict=True)]
+    roots = torch.tensor([math.hypot(math.sqrt(error), root_below or 0.0) for error in errors]).mean()
+    error = F.l1_loss(drawn, batch.images) if root_below is None else roots
     torch.testing.assert_close(found, error + kl_weight * kl_divergence(posterior, Normal(0.0, 1.0)).mean())
 
 
