@@ -16,6 +16,7 @@ from torch.func import functional_call
 from minidalle.clip import CLIP
 from minidalle.data.batches import Batch
 from minidalle.losses import Noise, draw_normal
+from minidalle.parallel import unwrap
 from minidalle.rivals.critic import Critic, contrast, mode_seeking, slopes
 from minidalle.rivals.family import Family, Rival
 from minidalle.rivals.pictures import PictureDecoder
@@ -136,7 +137,7 @@ def gan_loss(model: nn.Module, batch: Batch, generator: Noise, config: GANLossCo
     Each has its own part of the sum and no gradient from the other's. Paper: Tao et al. 2022, eq. 1. We differ: both
     step at the same time (simultaneous gradient descent; Mescheder et al. 2018, sec. 2), not in turn.
     """
-    code = draw_normal(batch.images.new_empty(len(batch.images), inner(model).config.code_dim), generator)
+    code = draw_normal(batch.images.new_empty(len(batch.images), unwrap(model, GAN).config.code_dim), generator)
     rows = torch.arange(len(code), device=code.device)
     said = rows % ((len(code) + 1) // 2) if config.mode_seeking else rows
     penalized = round(config.penalized * len(code)) if config.r1_weight or config.ma_weight else 0
@@ -152,15 +153,10 @@ def gan_loss(model: nn.Module, batch: Batch, generator: Noise, config: GANLossCo
 
 def clip_as_critic_loss(model: nn.Module, batch: Batch, generator: Noise, config: None, clip: CLIP) -> torch.Tensor:
     """Please a frozen CLIP alone: the negative cosine of drawings and captions. None is trained so: it is fooled."""
-    model, text = inner(model), clip.encode_text(batch.tokens, batch.mask)
+    model, text = unwrap(model, GAN), clip.encode_text(batch.tokens, batch.mask)
     code = draw_normal(batch.images.new_empty(len(batch.images), model.config.code_dim), generator)
     drawn = model.generator(batch.tokens, batch.mask, code)
     return -(clip.encode_image(drawn) * text.z_text).sum(-1).mean()
-
-
-def inner(model: nn.Module) -> GAN:
-    """Find the GAN within what may be wrapped."""
-    return next(part for part in model.modules() if isinstance(part, GAN))
 
 
 def draw(rival: Rival, tokens: torch.Tensor, mask: torch.Tensor, generator: object) -> torch.Tensor:
