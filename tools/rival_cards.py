@@ -49,7 +49,8 @@ def preset_of(name: str, share: float = 1.0) -> Preset:
 def train_one(args: argparse.Namespace) -> None:
     """Train one rival and keep its card beside it."""
     folder = args.runs / f"{args.family}-{args.share:g}-{args.seed}"
-    train(preset_of(args.family, args.share), "quick", folder, stages_of(args.family), args.seed, resume=True)
+    stages = STACK if args.family == "unclip_caption" else stages_of(args.family)  # it is loaded with a prior, unused
+    train(preset_of(args.family, args.share), "quick", folder, stages, args.seed, resume=True)
     card = report_card(load(folder, args.family), args.n, args.seed, folder=folder)
     (folder / "card.json").write_text(to_json(card) + "\n", encoding="utf-8")
     exact = {kind: rates["exact"].share for kind, rates in card["following"].items()}
@@ -110,6 +111,7 @@ def collect(args: argparse.Namespace) -> None:
         card = json.loads(path.read_text(encoding="utf-8"))
         stages = preset_of(name, float(share)).recipes["quick"].stages
         spent = sum(seconds[name][stage] * stages[stage].steps for stage in stages_of(name))
+        card.pop("confusion", None)  # half of a card, and not drawn
         card["cost"] |= {"training seconds": round(spent, 1), "seconds a picture": seconds[name]["a picture"]}
         rows.append({"family": name, "share": float(share), "seed": int(seed), "card": card})
     args.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")

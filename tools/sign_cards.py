@@ -3,6 +3,7 @@
 minidalle train all --preset signs --recipe quick --seed 0 --out runs/signs_0
 python tools/sign_cards.py card runs/signs_0                     # its report card, kept as card.json
 python tools/sign_cards.py labels runs/signs_0 --shares 0 0.1    # CLIPs that met fewer labels, attacked likewise
+python tools/sign_cards.py misspelt runs/signs_0                 # a decoder that met misspelt words, likewise
 python tools/sign_cards.py collect runs/signs_0 runs/signs_1 --out data/reference/signs.json
 """
 

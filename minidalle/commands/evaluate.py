@@ -18,7 +18,7 @@ CARDS = {"emoji": evaluate_emoji, "signs": evaluate_signs}  # of systems of anot
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    known = "shipped weights or folders of runs (default tiny)"
+    known = "shipped weights (also unclip, unclip_ar, unclip_caption: tiny by either prior, or none) or folders of runs"
     sub.add_argument("checkpoints", nargs="*", type=source, default=["tiny"], metavar="CHECKPOINT", help=known)
     known = "pictures of your own that it was trained on: measure how well it follows their held-out captions"
     sub.add_argument("--data", type=path, metavar="PATH", help=known)
@@ -97,7 +97,7 @@ def refuse_rivals(pipes: dict[str, System]) -> None:
     for name, pipe in pipes.items():
         if isinstance(pipe, Rival):
             raise ValueError(
-                f"{name} is a rival, and only drawn scenes have a card for it; pictures of your own and emoji are "
+                f"{name} is a rival, and only drawn scenes have a card for it; your own pictures, emoji and signs are "
                 "measured by CLIP and prior, which it lacks: look at what it draws by minidalle generate."
             )
 
@@ -123,6 +123,10 @@ def check_scenes(pipe: System, name: str) -> None:
     """Refuse to ask a system for drawn scenes that never saw any."""
     if pipe.world.get("name", "scenes") != "scenes":
         refuse_rivals({name: pipe})
+        if (world := pipe.world.get("name")) in CARDS:
+            raise ValueError(
+                f'{name} was trained on {world}, which have a card of their own: "minidalle evaluate {name}".'
+            )
         raise ValueError(
             f"{name} was trained on pictures of another kind than drawn scenes, which this command asks for; "
             f'try "minidalle evaluate {name} --data PATH" with its pictures.'

@@ -9,7 +9,7 @@ from minidalle.checkpoint import CheckpointError, brief, load_model, own_version
 from minidalle.device import half_precision, pick_device
 from minidalle.rivals import FAMILIES, folder_of, rivals_in
 from minidalle.training.stages import KNOWN, STACK, STAGES
-from minidalle.world.captions import known_words
+from minidalle.world.captions import TOKENIZER, known_words
 
 
 def info(args: argparse.Namespace) -> None:
@@ -57,4 +57,6 @@ def words_of(folder: Path, kinds: list[str]) -> str:
             continue  # said below, for each model
         if isinstance(tokenizer, dict) and tokenizer.get("kind") == "bpe":
             return f"any, as {len(tokenizer.get('merges', ()))} merges of byte pairs; few mean something to it"
+        if isinstance(tokenizer, dict) and tokenizer.get("words") != list(TOKENIZER.words):
+            return " ".join(map(str, tokenizer.get("words", ()))) or "none"
     return " ".join(known_words())

@@ -5,6 +5,7 @@ from collections import defaultdict
 
 import torch
 
+from minidalle.checks import whole_number
 from minidalle.evaluation.gallery import paint_all
 from minidalle.evaluation.metrics import Rate
 from minidalle.evaluation.report import pipeline_painter
@@ -13,7 +14,7 @@ from minidalle.evaluation.tables import NOTE, cell, table
 from minidalle.pipeline import MiniDalle
 from minidalle.world.sign_reader import read
 from minidalle.world.sign_words import choose, matches, write
-from minidalle.world.signs import Facts, draw_poster
+from minidalle.world.signs import CELLS_OF, Facts, draw_poster
 
 ROWS = ("exact", "count", "shape", "color", "background", "word", "letters")
 ASKED = {"objects": "plain", "objects and a word": "quote"}  # and the kind of picture that is asked for
@@ -34,9 +35,17 @@ def score(asked: list[Facts], shown: list[Facts]) -> dict[str, Rate]:
 
 
 def ask(kind: str, split: str, n: int, seed: str) -> list[Facts]:
-    """Draw what prompts state of pictures of a kind and a split, as captions of training state it."""
-    rng = random.Random(seed)
-    return [choose(draw_poster(rng, kind, split), rng) for _ in range(n)]
+    """Draw what prompts state of pictures of a kind and a split; what is held out, the prompt itself states."""
+    rng, asked = random.Random(seed), []
+    while len(asked) < n:
+        facts = choose(draw_poster(rng, kind, split), rng)
+        if (
+            kind == "quote"
+            or split == "seen"
+            or {(facts.count, facts.shape), (facts.count, facts.color)} & CELLS_OF[split]
+        ):
+            asked.append(facts)
+    return asked
 
 
 def sign_card(pipe: MiniDalle, n: int = 300, seed: int = 0, test: bool = False, **options) -> dict:
@@ -47,11 +56,12 @@ def sign_card(pipe: MiniDalle, n: int = 300, seed: int = 0, test: bool = False, 
         n: prompts of each kind, and pictures of each experiment.
         seed: of the prompts and of the noise.
         test: whether to ask the test split, on which nothing is ever chosen, in the place of the held-out one.
-        options: of the pipeline's call.
+        options: of the pipeline's call, for prompts; the experiments draw in their own way.
 
     Returns: rates by row and column; to_text writes them down. Objects are held out by their count with shape or color,
         a word by itself.
     """
+    whole_number(n, "The number of prompts of each kind")
     hidden, paint = "test" if test else "held out", pipeline_painter(pipe, rephrase=False, **options)
     card: dict = {"world": "signs", "n": n, "seed": seed, "split": hidden, "following": {}}
     for what, kind in ASKED.items():

@@ -1,6 +1,6 @@
 """Two experiments of the unCLIP paper on the world of signs: the typographic attack, and which part cannot spell.
 
-Paper: Ramesh et al. 2022, fig. 6 and sec. 3 (an apple that a note calls an iPod), fig. 16 and sec. 7 (a sign that says
+Paper: Ramesh et al. 2022, fig. 6 and sec. 4 (an apple that a note calls an iPod), fig. 16 and sec. 7 (a sign that says
 deep learning).
 """
 

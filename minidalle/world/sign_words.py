@@ -26,10 +26,15 @@ SAMPLE = "three red circles on a black background and a sign that says d o g"
 NUMBERS = {"one": 1, "single": 1, "couple": 2, "pair": 2} | {word: n for n, word in enumerate(COUNTS[1:], 2)}
 NUMBERS |= {str(n): n for n in range(1, 1 + len(COUNTS))}
 SIGN = re.compile(
-    r"(?:(?:and|with) )*(?:an? |the )?(?:sign|plate|text|word)s? (?:below |under it |underneath )?"
+    r"(?:(?:and|with) )*(?:(two|three|four|[2-9]) |an? |the )?(?:sign|plate|text|word)s? "
+    r"(?:below |under it |underneath )?"
     r"(?:that |which )?(?:says|say|reads|saying|reading|with) (?:the word )?((?:[a-z](?= |$) ?){2,}|\S+)"
 )
-GROUND = re.compile(rf"(?:on|with|in front of)(?: an?| the)? ({'|'.join(BACKGROUNDS)}|gray)(?: background)?(?= |$)")
+COLORED = f"({'|'.join(BACKGROUNDS)}|gray)"
+GROUND = re.compile(
+    rf"(?:(?:on|with|in front of)(?: an?| the)? {COLORED}(?: background)?|"
+    rf"(?:and )?(?:an? )?{COLORED} background)(?= |$)"
+)
 FILLERS = frozenset(
     "please draw paint show make create me a an the picture image drawing of there is are with and".split()
 )
@@ -44,6 +49,7 @@ NOUNS = {word: shape for shape in SHAPES for word in spellings(shape)} | dict.fr
 SEVERAL = {f"{word}{'es' if word[-1] in 'sx' else 's'}": shape for word, shape in NOUNS.items()}
 TINTS = {word: color for color in COLORS for word in spellings(color)}
 EXTENTS = {word: size for size in SIZES for word in spellings(size)}
+NAMED_TWICE = re.compile(r"\b({0})\b .*\band\b .*\b({0})\b".format("|".join([*NOUNS, *SEVERAL])))
 MEANINGS = (("count", NUMBERS), ("shape", NOUNS | SEVERAL), ("color", TINTS), ("size", EXTENTS))
 
 
@@ -91,10 +97,13 @@ def parse(prompt: str) -> Facts:
 
     Raises: ValueError: names the part that is not understood.
     """
-    text = " ".join(re.sub(r"[^\w ]", " ", prompt.lower().replace("_", " ")).split())
+    text = re.sub(r"[^\w ]", " ", prompt.lower().replace("_", " ").replace(",", " and "))  # a comma ends a word
+    text = " ".join(text.split())
     sign, word = SIGN.search(text), None
     if sign:
-        word, text = checked_word(sign[1].replace(" ", "")), f"{text[: sign.start()]} {text[sign.end() :]}"
+        if sign[1]:
+            raise ValueError(f'"{prompt:.80}" asks for {sign[1]} signs; a picture has one: say what that one says.')
+        word, text = checked_word(sign[2].replace(" ", "")), f"{text[: sign.start()]} {text[sign.end() :]}"
     ground = GROUND.search(text)
     text = GROUND.sub("", text, count=1)
     found: dict[str, list] = {"count": [], "shape": [], "color": [], "size": []}
@@ -106,7 +115,9 @@ def parse(prompt: str) -> Facts:
             raise ValueError(refusal(prompt, token))
     if not found["count"] and set(text.split()) & SEVERAL.keys():
         raise ValueError(f'"{prompt:.80}" does not say how many; say two, three or four.')
-    return put_together(prompt, found, ground and ground[1].replace("gray", "grey"), word)
+    if len(set(found["shape"])) == 1 and NAMED_TWICE.search(text):
+        raise ValueError(f'"{prompt:.80}" names its objects twice; say how many there are, as in "{SAMPLE}".')
+    return put_together(prompt, found, ground and (ground[1] or ground[2]).replace("gray", "grey"), word)
 
 
 def checked_word(word: str) -> str:
@@ -118,21 +129,24 @@ def checked_word(word: str) -> str:
 
 def put_together(prompt: str, found: dict[str, list], background: str | None, word: str | None) -> Facts:
     """Make facts of what was found in a prompt, or say what does not fit."""
-    if (kinds := len(set(found["shape"]))) != 1:
+    shapes = {shape for shape in found["shape"] if shape} or set(found["shape"])  # "a circle shape" is a circle
+    if (kinds := len(shapes)) != 1:
         raise ValueError(f'"{prompt:.80}" names {kinds} kinds of objects; one was expected, as in "{SAMPLE}".')
-    if twofold := [name for name, values in found.items() if len(set(values)) > 1]:
+    if twofold := [name for name, values in found.items() if name != "shape" and len(set(values)) > 1]:
         raise ValueError(f'"{prompt:.80}" gives two {twofold[0]}s; all objects of a picture are alike: name one.')
     count, color, size = (next(iter(found[name]), None) for name in ("count", "color", "size"))
     count = count or 1
     if size and size != (fits := "large" if count == 1 else "small"):
         raise ValueError(f'"{prompt:.80}" asks for {size} objects; {count} are always {fits}: leave the size out.')
-    return Facts(count, found["shape"][0], color, background, word)
+    return Facts(count, *shapes, color, background, word)
 
 
 def refusal(prompt: str, token: str) -> str:
     """Say which word was not understood, and what may be meant."""
     near = difflib.get_close_matches(token, [*NUMBERS, *NOUNS, *SEVERAL, *TINTS, *BACKGROUNDS], n=1, cutoff=0.75)
     hint = f'Did you mean "{near[0]}"?' if near else f'Understood is, for example, "{SAMPLE}".'
+    if token in (*BACKGROUNDS, "gray"):
+        hint = f'Only backgrounds are {token}: say "on a {token} background".'
     return f'"{token:.40}" is not understood in "{prompt:.80}". {hint}'
 
 

@@ -1,6 +1,7 @@
 """Captions of the world of signs: what is said parses back, and what is not understood is refused by name."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given
@@ -132,3 +133,25 @@ def test_what_is_asked_for_is_compared_fact_by_fact():
 def test_every_plural_and_every_word_is_one_of_its_own():
     assert len(set(PLURALS.values()) | set(PLURALS)) == 2 * len(PLURALS) and PLURALS["cross"] == "crosses"
     assert all(parse(f"a ring and a sign that says {word}").word == word for word in sum(WORDS.values(), ()))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("a red circle and a red circle", "names its objects twice"),
+        ("two red circles and a red circle", "names its objects twice"),
+        ("a ring, three rings", "names its objects twice"),
+        ("a circle and two signs that say dog", "asks for two signs"),
+        ("3 signs that say dog and a circle", "asks for 3 signs"),
+        ("a black circle", 'say "on a black background"'),
+    ],
+)
+def test_no_part_of_a_prompt_is_dropped(prompt, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        parse(prompt)
+
+
+def test_a_comma_ends_a_word_and_a_background_needs_no_preposition():
+    assert parse("a sign that says d o g, a red circle") == parse("a red circle and a sign that says dog")
+    assert parse("a red circle, black background").background == "black"
+    assert parse("a red circle shape").shape == "circle"
