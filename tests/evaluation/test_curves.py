@@ -7,7 +7,7 @@ from conftest import MICRO
 
 from minidalle.cli import main
 from minidalle.evaluation import curves
-from minidalle.rivals import FAMILIES
+from minidalle.rivals import FAMILIES, VARIANTS
 from minidalle.training.recipes import PRESETS, TINY
 from minidalle.training.run import train
 from minidalle.training.stages import STACK
@@ -72,9 +72,12 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth():
     assert curves.final_loss({"steps": [50, 95, 100], "losses": [9.0, 2.0, 4.0]}) == 3.0
 
 
+CARDS = ("rivals.json", "along_training.json", "signs.json")  # measured by tools, not the curves of losses
+
+
 def test_what_is_shipped_is_of_this_package():
     for folder in curves.FOLDERS:
-        for path in set(folder.glob("*.json")) - {folder / "rivals.json"}:
+        for path in set(folder.glob("*.json")) - {folder / name for name in CARDS}:
             found = json.loads(path.read_text())
             assert path.stem == found["preset"]
             if path.stem in PRESETS:
@@ -86,10 +89,27 @@ def test_what_is_shipped_is_of_this_package():
 
 def test_the_cards_of_rivals_are_of_families_that_there_are():
     rows = curves.shipped("rivals.json")
-    assert {row["family"] for row in rows} == {"unclip", *FAMILIES}
+    assert {row["family"] for row in rows} == {*VARIANTS, *FAMILIES}
     assert all(row["card"]["following"]["one object, held out"]["exact"]["n"] >= 200 for row in rows)
     with pytest.raises(ValueError, match=r"nothing\.json does not come with this package"):
         curves.shipped("nothing.json")
+
+
+def test_what_was_measured_along_training_is_of_whole_trainings_of_the_recipe_as_it_is():
+    runs = curves.shipped("along_training.json")
+    assert sorted((run["embedding"], run["seed"]) for run in runs) == [
+        (e, s) for e in ("z_image", "z_text") for s in range(3)
+    ]
+    for run in runs:
+        assert run["steps"][-1] == run["loss"]["steps"][-1] == TINY.recipes["quick"].stages["decoder"].steps
+        rows = [row for split in run["hits"].values() for hits in split.values() for row in hits.values()]
+        assert all(len(row) == len(run["steps"]) and 0 <= min(row) <= max(row) <= run["n"] for row in rows)
+
+
+def test_the_cards_of_signs_are_of_two_trainings():
+    rows = curves.shipped("signs.json")
+    assert [row["seed"] for row in rows] == [0, 1] and all(row["card"]["n"] == 300 for row in rows)
+    assert all(row["card"]["spelling"]["seen"]["true picture"]["word"]["share"] == 1 for row in rows)
 
 
 @pytest.mark.parametrize("stage", [*STACK, "upsampler"])
