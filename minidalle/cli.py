@@ -216,7 +216,9 @@ def train_command(args: argparse.Namespace) -> None:
 def demo(args: argparse.Namespace) -> None:
     """Train everything, measure it, show it."""
     if (world := preset_of(args).world) != "scenes":
-        raise ValueError(f"The demo measures drawn scenes, and {args.preset} is made for {world}: use minidalle train.")
+        raise ValueError(
+            f"The demo measures drawn scenes, and the preset {args.preset} trains on {world}: use minidalle train."
+        )
     args.stage, args.data = "all", None
     train_command(args)
     pipe = MiniDalle.from_pretrained(args.out, args.device)

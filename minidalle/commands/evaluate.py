@@ -5,15 +5,17 @@ import json
 import sys
 
 from minidalle.commands.data import evaluate_own
-from minidalle.commands.emoji import evaluate_emoji
-from minidalle.commands.signs import evaluate_signs
 from minidalle.commands.terminal import check_picture, options_of, path, source
-from minidalle.evaluation import sweep
+from minidalle.evaluation import emoji_card, sign_card, sweep
 from minidalle.evaluation.report import System, report_card
 from minidalle.evaluation.tables import side_by_side, to_json, to_text
+from minidalle.pipeline import MiniDalle
 from minidalle.rivals import Rival, folder_of, from_pretrained
 
-CARDS = {"emoji": evaluate_emoji, "signs": evaluate_signs}  # of systems of another world than drawn scenes
+CARDS = {  # of worlds other than drawn scenes: what measures a system, and what writes that down
+    "emoji": (emoji_card.emoji_card, emoji_card.to_text),
+    "signs": (sign_card.sign_card, sign_card.to_text),
+}
 
 
 def add_evaluate(sub: argparse.ArgumentParser) -> None:
@@ -54,10 +56,20 @@ def evaluate(args: argparse.Namespace) -> None:
         sweep_guidance(pipes, args, options)
         return
     worlds = {pipe.world.get("name", "scenes") for pipe in pipes.values()}
-    evaluate_world = evaluate_own if args.data else CARDS.get(worlds.pop()) if len(worlds) == 1 else None
-    if evaluate_world:
+    of_one_world = len(worlds) == 1 and worlds <= CARDS.keys()
+    if args.data or of_one_world:
         refuse_rivals(pipes)
-    (evaluate_world or evaluate_scenes)(pipes, args, options)
+    (evaluate_own if args.data else evaluate_other if of_one_world else evaluate_scenes)(pipes, args, options)
+
+
+def evaluate_other(pipes: dict[str, MiniDalle], args: argparse.Namespace, options: dict) -> None:
+    """Print the report cards of systems that were trained on one and the same of the other worlds."""
+    measure, write = CARDS[next(iter(pipes.values())).world["name"]]
+    cards = {name: measure(pipe, args.n, args.seed, args.test, **options) for name, pipe in pipes.items()}
+    if args.json:
+        print(to_json(cards if len(cards) > 1 else next(iter(cards.values()))))
+    else:
+        print("\n\n".join(f"{name}\n{write(card)}" for name, card in cards.items()))
 
 
 def check_sweep(args: argparse.Namespace) -> None:

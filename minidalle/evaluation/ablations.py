@@ -14,13 +14,14 @@ import torch.nn.functional as F
 
 from minidalle.device import autocast
 from minidalle.diffusion import guided
+from minidalle.evaluation.edits import draw_scenes, told
 from minidalle.evaluation.metrics import Rate
 from minidalle.layers import TextEncoding
 from minidalle.pipeline import MiniDalle
 from minidalle.samplers import SAMPLERS, Noise, draw_noise, last
-from minidalle.world.captions import describe, matches, write
+from minidalle.world.captions import matches, write
 from minidalle.world.render import render
-from minidalle.world.scenes import COLORS, SHAPES, Scene, draw_scene, split_of
+from minidalle.world.scenes import COLORS, SHAPES, Scene, split_of
 
 ATTRIBUTES = ("shape", "color", "size", "place", "background")
 
@@ -99,8 +100,7 @@ def arithmetic(pipe: MiniDalle, scenes: Sequence[Scene], seed: str = "arithmetic
 
 def abilities(scenes: Sequence[Scene], read: Sequence[Scene | None]) -> dict[str, Rate]:
     """Count how often each attribute of one object is drawn as asked, the pair of shape and colour, and all of them."""
-    said = [describe(scene, random.Random(0), fullness=1.0) for scene in scenes]
-    found = [matches(description, reading) for description, reading in zip(said, read, strict=True)]
+    found = [matches(told(scene), reading) for scene, reading in zip(scenes, read, strict=True)]
     rates = {name: Rate(sum(one[name] for one in found), len(found)) for name in ATTRIBUTES}
     rates["pair"] = Rate(sum(one["shape"] and one["color"] for one in found), len(found))
     rates["exact"] = Rate(sum(all(one.values()) for one in found), len(found))
@@ -120,6 +120,5 @@ def product(rates: dict[str, Rate], attributes: Sequence[str] = ATTRIBUTES) -> f
 
 def one_object(n: int, split: str, seed: str) -> tuple[list[Scene], list[str]]:
     """Draw scenes of one object, and for each the caption that states all of it."""
-    rng = random.Random(seed)
-    scenes = [draw_scene(rng, 0.0, split) for _ in range(n)]
-    return scenes, [write(describe(scene, rng, fullness=1.0)) for scene in scenes]
+    scenes = draw_scenes(n, 0.0, seed, split)
+    return scenes, [write(told(scene)) for scene in scenes]

@@ -97,9 +97,7 @@ class Rival:
                         f'train both anew by "minidalle train {family.name}".'
                     )
         try:
-            words = next(header for header in headers.values() if "tokenizer" in header)[
-                "tokenizer"
-            ]  # CLIP's, if it reads
+            words = next(header["tokenizer"] for header in headers.values() if "tokenizer" in header)
             tokenizer, world = Tokenizer.from_dict(words), headers[family.name]["world"]
             rephrase = find_language(world["name"])(world) if world["name"] in LANGUAGES else None
             processes = {
@@ -110,7 +108,9 @@ class Rival:
                 f"What the {family.name} in {folder} says of itself is damaged ({error!r:.80})."
             ) from error
         models = {kind: model for kind, (model, _) in loaded.items()}
-        clip = load_clip(folder, words) if (folder / "clip.safetensors").exists() else None
+        clip = models.get("clip")
+        if clip is None and (folder / "clip.safetensors").exists():
+            clip = load_clip(folder, words)
         return cls(family, models, tokenizer, pick_device(device), rephrase, world, processes, clip)
 
     @property

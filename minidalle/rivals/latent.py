@@ -52,7 +52,7 @@ class Latent(Denoiser):
 
 
 @torch.no_grad()
-def fit_scale(model: Latent, source: Source, kl_autoencoder: KLAutoencoder) -> None:
+def fit_scale(model: Latent, source: Source, kl_autoencoder: KLAutoencoder, **_: nn.Module) -> None:
     """Find the scale of the latents from the first pictures of the training.
 
     Paper: Rombach et al. 2022, appendix G: 1 / the standard deviation of all numbers.
@@ -89,9 +89,8 @@ def draw(
 ) -> torch.Tensor:
     """Draw a latent of each caption, and its picture."""
     model = rival.models["latent"]
-    return sample(
-        rival, model, reader(model, tokens, mask, guidance_scale), len(tokens), generator, num_inference_steps
-    )
+    predict = reader(model, tokens, mask, guidance_scale)
+    return sample(rival, model, predict, len(tokens), generator, num_inference_steps)
 
 
 def sample(

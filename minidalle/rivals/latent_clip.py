@@ -73,11 +73,6 @@ def latent_clip_loss(
     return denoising_loss(predict, x_start, generator, config, diffusion)
 
 
-def fit_scale_of(model: LatentClip, source: object, kl_autoencoder: KLAutoencoder, clip: CLIP) -> None:
-    """Find the scale of the latents, as latent does; CLIP has no part in it."""
-    fit_scale(model, source, kl_autoencoder)
-
-
 def draw(
     rival: Rival,
     tokens: torch.Tensor,
@@ -105,7 +100,7 @@ FAMILY = Family(
     stages={
         "clip": STAGES["clip"],
         "kl_autoencoder": latent.FAMILY.stages["kl_autoencoder"],
-        "latent_clip": Stage(LatentClip, latent_clip_loss, needs=("kl_autoencoder", "clip"), before=fit_scale_of),
+        "latent_clip": Stage(LatentClip, latent_clip_loss, needs=("kl_autoencoder", "clip"), before=fit_scale),
     },
     models={
         "clip": TINY.models["clip"],

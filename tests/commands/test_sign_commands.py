@@ -43,3 +43,20 @@ def test_generate_takes_words_as_people_write_them(run, tmp_path, capsys):
     assert 'Read as "three red circles and a sign that says d o g".' in shown and out.exists()
     assert main(["generate", "a red circle above a blue square", *arguments]) == 1
     assert '"above" is not understood' in capsys.readouterr().err
+
+
+def test_what_has_no_place_for_signs_says_so_before_it_computes(run, capsys):
+    assert main(["evaluate", str(run), "-n", "0", "--device", "cpu"]) == 1
+    assert "The number of prompts of each kind is 0" in capsys.readouterr().err
+    for arguments in (["sheet", str(run), "--device", "cpu"], ["evaluate", str(run), "tiny", "--device", "cpu"]):
+        assert main(arguments) == 1
+        said = capsys.readouterr().err
+        assert f'was trained on signs, which have a card of their own: "minidalle evaluate {run}"' in said
+    assert main(["demo", "--preset", "signs"]) == 1
+    assert "the preset signs trains on signs: use minidalle train" in capsys.readouterr().err
+
+
+def test_info_names_the_words_of_this_world(run, capsys):
+    assert main(["info", str(run), "--device", "cpu"]) == 0
+    words = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("words:")).split()
+    assert {"three", "circles", "sign", "says", "x"} <= set(words) and "above" not in words

@@ -20,7 +20,7 @@ from minidalle.training.recipes import fitted
 from minidalle.world.scenes import SHAPES
 from minidalle.world.sign_reader import read
 from minidalle.world.sign_words import TOKENIZER, parse, sign_language, write
-from minidalle.world.signs import LABELS, WORDS, Facts, Poster, render
+from minidalle.world.signs import CELLS_OF, LABELS, WORDS, Facts, Poster, render
 
 NAMES = {word: shape for shape, word in LABELS.items()}
 
@@ -160,8 +160,9 @@ def test_what_is_asked_for_is_of_its_split(kind, split):
     if kind == "quote":
         assert {facts.word for facts in asked} <= set(WORDS[split])
     else:
-        cells = {(facts.count, fact) for facts in asked for fact in (facts.shape, facts.color)}
-        assert cells & {(3, "circle"), (2, "ring")} and all(facts.word is None for facts in asked)
+        stated = [{(facts.count, facts.shape), (facts.count, facts.color)} for facts in asked]
+        assert all(cells & CELLS_OF[split] for cells in stated), "a prompt states nothing that is of its split"
+        assert set().union(*stated) >= CELLS_OF[split] and all(facts.word is None for facts in asked)
     assert asked == sign_card.ask(kind, split, 100, "seed") != sign_card.ask(kind, split, 100, "other")
 
 

@@ -43,6 +43,7 @@ def folder(tmp_path_factory):
 
 def test_it_has_no_text_encoder_of_its_own_and_learns_none(folder):
     rival = from_pretrained(folder, "cpu")
+    assert rival.clip is rival.models["clip"]  # loaded once
     assert rival.models["latent_clip"].text is None and list(rival.models) == ["clip", "kl_autoencoder", "latent_clip"]
     loss, clip = latent_clip.latent_clip_loss, rival.models["clip"].requires_grad_(True)
     generator, batch = torch.Generator().manual_seed(0), World(two_objects=0.0).batch(0, 4)
