@@ -34,7 +34,8 @@ def small_png(picture: Image.Image | Figure) -> bytes:
     """Write a picture as a PNG of at most 256 colours, a third of the size where there is noise in it."""
     png = to_png(picture)
     with Image.open(io.BytesIO(png)) as drawn:
-        few = to_png(drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE))
+        # The usual median cut pales what is strong and rare
+        few = to_png(drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
     return min(png, few, key=len)
 
 

@@ -154,3 +154,12 @@ def test_a_loss_that_falls_far_is_drawn_on_a_log_scale(losses, scale):
     (axes,) = figures.loss_curve("clip", list(enumerate(losses, 1))).axes
     assert axes.get_yscale() == scale
     assert scale == "log" or axes.get_ylim()[0] == min(0, *losses)
+
+
+def test_a_strong_color_that_is_rare_stays_strong_beside_noise():
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
+    pixels[:4, :4] = 255, 0, 0
+    data, _ = figures.bundle(Image.fromarray(pixels), "noise and a red corner")
+    with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as shown:
+        red, green, blue = np.asarray(shown.convert("RGB"))[2, 2].tolist()
+    assert len(data["image/png"]) < 120 * 120 * 3 and red > 220 and max(green, blue) < 35, (red, green, blue)
