@@ -5,7 +5,7 @@ deep learning).
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -141,7 +141,8 @@ def spelling(pipe: MiniDalle, split: str, n: int = 300, seed: str = "spelling") 
         seed: of the prompts and of the noise.
 
     Returns: for each way to draw the share of "word"s and of "letter"s that are read right; for CLIP the share of
-        z_image nearer to the caption of the right word than to those of all other words of all splits.
+        z_image nearer to the caption of the right word than to those of all other words of all splits, and than to
+        those with one letter of it changed ("misspelt").
     """
     rng = random.Random(f"{seed}/{split}")
     posters = [draw_poster(rng, "quote", split) for _ in range(n)]
@@ -160,7 +161,8 @@ def spelling(pipe: MiniDalle, split: str, n: int = 300, seed: str = "spelling") 
     }
     found = {way: spelled(words, [facts.word for facts in read(pictures)]) for way, pictures in drawn.items()}
     for way, z_image in {"CLIP, true picture": z_true, "CLIP, prior's z_image": z_prior}.items():
-        found[way] = {"word": clip_reads(pipe, z_image, said)}
+        found[way] = {"word": clip_reads(pipe, z_image, said, [sum(WORDS.values(), ())] * n)}
+        found[f"{way}, misspelt"] = {"word": clip_reads(pipe, z_image, said, [misspellings(word) for word in words])}
     return found
 
 
@@ -171,11 +173,17 @@ def spelled(asked: Sequence[str], shown: Sequence[str | None]) -> dict[str, Rate
     return {"word": rate([word.ljust(SLOTS) == line for word, line in pairs]), "letters": rate(letters)}
 
 
+def misspellings(word: str) -> list[str]:
+    """List all words that differ from a word in one letter."""
+    return [word[:at] + letter + word[at + 1 :] for at in range(len(word)) for letter in GLYPHS if letter != word[at]]
+
+
 @torch.no_grad()
-def clip_reads(pipe: MiniDalle, z_image: torch.Tensor, said: Sequence[Facts]) -> Rate:
-    """Ask CLIP which word each picture's sign says, all else being told."""
-    words, right = sum(WORDS.values(), ()), []
-    for z, facts in zip(z_image, said, strict=True):
-        z_text = pipe.encode([write(replace(facts, word=word)) for word in words]).z_text
-        right.append(words[int((z_text @ z).argmax())] == facts.word)
+def clip_reads(pipe: MiniDalle, z_image: torch.Tensor, said: Sequence[Facts], others: Sequence[Iterable[str]]) -> Rate:
+    """Ask CLIP whether each picture's sign says its word or one of others, all else being told."""
+    right = []
+    for z, facts, words in zip(z_image, said, others, strict=True):
+        choices = [facts.word, *(word for word in words if word != facts.word)]
+        own, *wrong = pipe.encode([write(replace(facts, word=word)) for word in choices]).z_text @ z
+        right.append(all(own > score for score in wrong))
     return rate(right)

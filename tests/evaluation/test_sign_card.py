@@ -12,11 +12,21 @@ from minidalle.clip import CLIP
 from minidalle.decoder import Decoder
 from minidalle.evaluation import edits, sign_card, sign_experiments
 from minidalle.evaluation.metrics import Rate
-from minidalle.evaluation.sign_experiments import KNOWN, draw_each, nonsense, spelled, spelling, typography
+from minidalle.evaluation.sign_experiments import (
+    KNOWN,
+    clip_reads,
+    draw_each,
+    misspellings,
+    nonsense,
+    spelled,
+    spelling,
+    typography,
+)
 from minidalle.evaluation.tables import to_json
 from minidalle.pipeline import MiniDalle
 from minidalle.prior import DiffusionPrior
 from minidalle.training.recipes import fitted
+from minidalle.world.letters import GLYPHS
 from minidalle.world.scenes import SHAPES
 from minidalle.world.sign_reader import read
 from minidalle.world.sign_words import TOKENIZER, parse, sign_language, write
@@ -111,8 +121,46 @@ def test_the_true_picture_is_spelled_right_and_random_weights_spell_nothing(untr
     found = spelling(untrained, "held out", n=6)
     assert found["true picture"]["word"] == Rate(6, 6) and found["true picture"]["letters"].share == 1
     ways = {"true z_image", "true z_image, caption", "prior's z_image", "prior's z_image, caption", "caption"}
-    assert set(found) == ways | {"true picture", "CLIP, true picture", "CLIP, prior's z_image"}
+    asked = {f"CLIP, {of}{among}" for of in ("true picture", "prior's z_image") for among in ("", ", misspelt")}
+    assert set(found) == ways | asked | {"true picture"}
     assert all(found[way]["word"].hits == 0 for way in ways)
+
+
+class Reader:
+    """A system that embeds a word by its first letters, one number for each."""
+
+    def __init__(self, letters: int):
+        self.letters = letters
+
+    def embed(self, words: list[str]) -> torch.Tensor:
+        """Embed words."""
+        rows = [
+            [float(letter == there) for there in word.ljust(4)[: self.letters] for letter in GLYPHS] for word in words
+        ]
+        return torch.tensor(rows)
+
+    def encode(self, captions: list[str]):
+        """Read the words that captions quote."""
+        return type("Encoded", (), {"z_text": self.embed([parse(caption).word for caption in captions])})
+
+
+def test_a_clip_that_reads_letter_by_letter_tells_misspelt_words_and_one_that_knows_words_by_their_start_does_not():
+    said = [Facts(2, "ring", "red", "black", word) for word in WORDS["held out"]]
+    words = [facts.word for facts in said]
+    others = {"all": [sum(WORDS.values(), ())] * len(said), "misspelt": [misspellings(word) for word in words]}
+    starts = [sum(word[:3] == other[:3] for other in others["all"][0]) for word in words]
+    by_start = {"all": starts.count(1), "misspelt": sum(len(word) <= 3 for word in words)}
+    assert 0 < by_start["all"] < 8 and by_start["misspelt"] == 1
+    for letters, hits in ((4, {"all": 8, "misspelt": 8}), (3, by_start)):
+        reader = Reader(letters)
+        for name in others:
+            assert clip_reads(reader, reader.embed(words), said, others[name]) == Rate(hits[name], 8), (letters, name)
+
+
+def test_misspellings_are_all_words_with_one_letter_changed():
+    found = misspellings("cat")
+    assert len(set(found)) == len(found) == 3 * 25 and "cat" not in found
+    assert {sum(a != b for a, b in zip(word, "cat", strict=True)) for word in found} == {1}
 
 
 def test_the_words_of_another_split_are_asked_for(untrained, monkeypatch):
