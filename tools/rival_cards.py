@@ -1,6 +1,6 @@
-"""Train rivals by shares of their quick recipe, measure each, and collect the cards that notebook 21 draws.
+"""Train rivals by their recipes, measure each, and collect the cards that notebook 21 draws.
 
-    python tools/rival_cards.py train runs/rivals vae --seed 0 --share 1.0     # one training and its card
+    python tools/rival_cards.py train runs/rivals vae --recipe quick --seed 0  # one training and its card
     python tools/rival_cards.py time runs/rivals --steps 12                    # seconds a step, of all, in turn, idle
     python tools/rival_cards.py collect runs/rivals --out data/reference/rivals.json
 
@@ -11,7 +11,6 @@ Trainings beside one another spoil each other's seconds, so time measures a step
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,19 +37,16 @@ def stages_of(name: str) -> tuple[str, ...]:
     return UNCLIP[name] if name in UNCLIP else tuple(FAMILIES[name].stages)
 
 
-def preset_of(name: str, share: float = 1.0) -> Preset:
-    """Give the preset of a rival, or of unCLIP, whose quick recipe has a share of its steps."""
-    preset = TINY if name in UNCLIP else FAMILIES[name].preset()
-    recipe = preset.recipes["quick"]
-    stages = {kind: replace(how, steps=max(2, round(share * how.steps))) for kind, how in recipe.stages.items()}
-    return replace(preset, recipes={"quick": replace(recipe, stages=stages)})
+def preset_of(name: str) -> Preset:
+    """Give the preset of a rival, or of unCLIP."""
+    return TINY if name in UNCLIP else FAMILIES[name].preset()
 
 
 def train_one(args: argparse.Namespace) -> None:
     """Train one rival and keep its card beside it."""
-    folder = args.runs / f"{args.family}-{args.share:g}-{args.seed}"
+    folder = args.runs / f"{args.family}-{args.recipe}-{args.seed}"
     stages = STACK if args.family == "unclip_caption" else stages_of(args.family)  # it is loaded with a prior, unused
-    train(preset_of(args.family, args.share), "quick", folder, stages, args.seed, resume=True)
+    train(preset_of(args.family), args.recipe, folder, stages, args.seed, resume=True)
     card = report_card(load(folder, args.family), args.n, args.seed, folder=folder)
     (folder / "card.json").write_text(to_json(card) + "\n", encoding="utf-8")
     exact = {kind: rates["exact"].share for kind, rates in card["following"].items()}
@@ -84,7 +80,7 @@ def time_all(args: argparse.Namespace) -> None:
             collection = collection_of(TINY, TINY.recipes["quick"])
             preset = fitted(preset_of(name), collection.tokenizer)
             for stage in stages_of(name):
-                needs = args.runs / f"{name}-1-0"
+                needs = args.runs / f"{name}-quick-0"
                 model, loss_at = prepare(preset, "quick", stage, 0, torch.device("cpu"), needs, collection)
                 with threads(choose_threads(None)[0]):
                     trainer = Trainer(model.train(), preset.recipes["quick"].stages[stage])
@@ -97,7 +93,7 @@ def time_all(args: argparse.Namespace) -> None:
                 there[stage] = min(seconds, there.get(stage, seconds))
                 print(f"{name}, {stage}: {1000 * there[stage]:.1f} ms a step", flush=True)
     for name in (*UNCLIP, *FAMILIES):
-        found[name]["a picture"] = drawing_seconds(load(args.runs / f"{name}-1-0", name))
+        found[name]["a picture"] = drawing_seconds(load(args.runs / f"{name}-quick-0", name))
         print(f"{name}: {1000 * found[name]['a picture']:.1f} ms a picture", flush=True)
     (args.runs / "seconds.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -107,13 +103,13 @@ def collect(args: argparse.Namespace) -> None:
     seconds = json.loads((args.runs / "seconds.json").read_text(encoding="utf-8"))
     rows = []
     for path in sorted(args.runs.glob("*/card.json")):
-        name, share, seed = path.parent.name.rsplit("-", 2)
+        name, recipe, seed = path.parent.name.rsplit("-", 2)
         card = json.loads(path.read_text(encoding="utf-8"))
-        stages = preset_of(name, float(share)).recipes["quick"].stages
+        stages = preset_of(name).recipes[recipe].stages
         spent = sum(seconds[name][stage] * stages[stage].steps for stage in stages_of(name))
         card.pop("confusion", None)  # half of a card, and not drawn
         card["cost"] |= {"training seconds": round(spent, 1), "seconds a picture": seconds[name]["a picture"]}
-        rows.append({"family": name, "share": float(share), "seed": int(seed), "card": card})
+        rows.append({"family": name, "recipe": recipe, "seed": int(seed), "card": card})
     args.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
     print(f"Wrote {args.out}: {len(rows)} cards.")
 
@@ -127,7 +123,7 @@ def main() -> None:
     sub.add_argument("runs", type=Path)
     sub.add_argument("family", choices=(*UNCLIP, *FAMILIES))
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--share", type=float, default=1.0, help="of the steps of quick (default %(default)s)")
+    sub.add_argument("--recipe", default="quick", help="of the family: quick or full (default %(default)s)")
     sub.add_argument("-n", type=int, default=200, help="prompts of each kind (default %(default)s)")
     sub = commands.add_parser("time", help="measure a step of every stage")
     sub.set_defaults(run=time_all)
