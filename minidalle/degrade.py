@@ -7,6 +7,7 @@ form in Rombach et al. 2022, appendix E.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -95,15 +96,25 @@ def jpeg(images: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     We differ from a file: colour is not shrunk, and has the steps of brightness.
     """
     scale = torch.where(quality < 50, (5000 / quality).floor(), (200 - 2 * quality).floor()) / 100
-    steps = (images.new_tensor(LUMINANCE) * scale[:, None, None] + 0.5).floor().clamp(min=1)
-    steps = rearrange(steps, "b y x -> b 1 1 1 y x")
-    to_ycbcr, cosines = images.new_tensor(TO_YCBCR), cosine_basis().to(images)
+    luminance, to_ycbcr, to_rgb, cosines = (table.to(images.dtype) for table in tables(images.device))
+    steps = rearrange((luminance * scale[:, None, None] + 0.5).floor().clamp(min=1), "b y x -> b 1 1 1 y x")
     levels = 127.5 * images - 0.5  # those of a byte, less 128
     blocks = rearrange(levels, "b c (h y) (w x) -> b h w c y x", y=BLOCK, x=BLOCK)
     blocks = torch.einsum("kc,bhwcyx->bhwkyx", to_ycbcr, blocks)
     waves = (cosines @ blocks @ cosines.T / steps).round() * steps
-    blocks = torch.einsum("ck,bhwkyx->bhwcyx", torch.linalg.inv(to_ycbcr), cosines.T @ waves @ cosines)
+    blocks = torch.einsum("ck,bhwkyx->bhwcyx", to_rgb, cosines.T @ waves @ cosines)
     return (rearrange(blocks, "b h w c y x -> b c (h y) (w x)") + 0.5) / 127.5
+
+
+@cache
+def tables(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Give what JPEG is made of, float64: LUMINANCE, TO_YCBCR, its inverse and the cosines.
+
+    They are kept on each device, since a CUDA graph takes nothing from the CPU.
+    """
+    luminance, to_ycbcr = (torch.tensor(table, dtype=torch.float64) for table in (LUMINANCE, TO_YCBCR))
+    made = luminance, to_ycbcr, torch.linalg.inv(to_ycbcr), cosine_basis()
+    return tuple(table.to(device, torch.float32 if device.type == "mps" else None) for table in made)
 
 
 def cosine_basis() -> torch.Tensor:

@@ -2,30 +2,48 @@
 
 import copy
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import MICRO
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minidalle.data.batches import Batch
 from minidalle.layers import attend
 from minidalle.pipeline import MiniDalle
+from minidalle.rivals import FAMILIES
 from minidalle.training.graphs import GraphedTrainer, Steps, draw_ahead, make_trainer
 from minidalle.training.loop import fit
-from minidalle.training.stages import STAGES, StageLoss, frozen_parts, noise_seed, stage_source
+from minidalle.training.recipes import Preset, fitted
+from minidalle.training.stages import KNOWN, STAGES, StageLoss, frozen_parts, noise_seed, stage_source
 from minidalle.training.trainer import Trainer
+from minidalle.world.captions import TOKENIZER
 
 DEVICE = torch.device(os.environ.get("MINIDALLE_TEST_DEVICE", "cpu"))
+EVERY = [*STAGES, *(stage for stage in KNOWN if stage not in STAGES)]  # those of the rivals last
+
+
+def preset_of(stage: str) -> Preset:
+    """Give a small preset that has a stage."""
+    if stage in STAGES:
+        return MICRO
+    preset = fitted(next(family for family in FAMILIES.values() if stage in family.stages).preset(), TOKENIZER)
+    stages = {name: replace(how, batch_size=4) for name, how in preset.recipes["quick"].stages.items()}
+    return replace(preset, recipes={"quick": replace(preset.recipes["quick"], stages=stages)})
 
 
 def begin(stage: str, device: torch.device) -> tuple[torch.nn.Module, StageLoss]:
     """Make a stage's model and loss, the same on every device."""
-    recipe = MICRO.recipes["quick"]
+    preset = preset_of(stage)
     torch.manual_seed(0)
-    clip = STAGES["clip"].model_class(MICRO.models["clip"]).to(device).requires_grad_(False)
-    model = STAGES[stage].model_class(MICRO.models[stage]).to(device)
-    frozen = frozen_parts(stage, MICRO, {"clip": clip} if STAGES[stage].needs else {}, device)
-    return model, StageLoss(stage, stage_source(stage, MICRO, recipe, 0), recipe.stages[stage], frozen, device)
+    needs = {
+        name: KNOWN[name].model_class(preset.models[name]).to(device).requires_grad_(False)
+        for name in KNOWN[stage].needs
+    }
+    model, recipe = KNOWN[stage].model_class(preset.models[stage]).to(device), preset.recipes["quick"]
+    source = stage_source(stage, preset, recipe, 0)
+    return model, StageLoss(stage, source, recipe.stages[stage], frozen_parts(stage, preset, needs, device), device)
 
 
 def losses(stage: str, device: torch.device, steps: int = 5) -> list[float]:
@@ -39,7 +57,7 @@ def losses(stage: str, device: torch.device, steps: int = 5) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY)
 def test_a_stage_learns_the_same_on_every_device(stage):
     assert losses(stage, DEVICE) == pytest.approx(losses(stage, torch.device("cpu")), rel=2e-3)
 
@@ -86,8 +104,55 @@ def test_no_graph_is_made_where_there_is_no_gpu_or_where_losses_are_scaled(monke
             assert type(make_trainer(model, loss_at.recipe, loss_at)) is Trainer
 
 
+class NoWaiting(TorchDispatchMode):
+    """Refuse what makes a CPU wait for a GPU, or copies a number to it, neither of which can be recorded in a graph."""
+
+    WAITS = (
+        "_linalg_check_errors",
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "_unique2",
+        "equal",
+        "lift_fresh",
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run one operation, or refuse it."""
+        name = func.overloadpacket.__name__
+        chosen = args[1] if name in ("index", "index_put", "index_put_") else ()
+        assert name not in self.WAITS, f"{name} makes the CPU wait for the GPU"
+        assert all(x is None or x.dtype != torch.bool for x in chosen), f"{name} by a mask makes the CPU wait"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("stage", EVERY)
+def test_a_step_never_waits_for_the_gpu(stage):
+    model, loss_at = begin(stage, DEVICE)
+    batch = loss_at.source.batch(0, loss_at.recipe.batch_size).to(DEVICE)
+    step, generator = torch.zeros((), dtype=torch.int64, device=DEVICE), torch.Generator(DEVICE).manual_seed(0)
+    loss_at.of(model, batch, generator, step).backward()  # as in a graph's first steps, which may fill caches
+    with NoWaiting():
+        loss_at.of(model, batch, generator, step).backward()
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x + torch.tensor([1.0, 2.0]),
+        torch.linalg.inv,
+        torch.nonzero,
+    ],
+)
+def test_what_waits_is_found(wait):
+    with NoWaiting(), pytest.raises(AssertionError, match="wait"):
+        wait(torch.eye(2, device=DEVICE))
+
+
 @on_cuda
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", EVERY)
 def test_a_graph_takes_the_steps_that_its_kernels_take_one_by_one(stage):
     model, loss_at = begin(stage, DEVICE)
     graphed, plain = GraphedTrainer(model, loss_at.recipe), Trainer(copy.deepcopy(model), loss_at.recipe)
