@@ -8,13 +8,26 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from minidalle.evaluation.pictures import OKABE_ITO, contact_sheet, grid, own_style, to_png
 
-__all__ = ["OKABE_ITO", "contact_sheet", "drawing", "grid", "loss_curve", "show", "system_map", "to_png"]
+__all__ = [
+    "OKABE_ITO",
+    "contact_sheet",
+    "drawing",
+    "grid",
+    "label_points",
+    "loss_curve",
+    "show",
+    "system_map",
+    "to_png",
+]
 
 
 def bundle(picture: Image.Image | Figure, alt: str, width: int | None = None) -> tuple[dict, dict]:
@@ -115,6 +128,36 @@ def loss_curve(
     axes.set_title(f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", loc="left", parse_math=False)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, frameon=False)
     return figure
+
+
+SPOTS = [  # where a point's name may stand: how far away, in points, and which end of it is near
+    (dx, dy, "left" if dx > 0 else "right")
+    for distance in (4, 14, 24, 36)
+    for dx, dy in ((5, distance), (5, -distance), (-5, distance), (-5, -distance), (8, 0), (-8, 0))
+]
+
+
+def label_points(axes: Axes, points: dict[str, tuple[float, float]], size: float = 8) -> None:
+    """Write each point's name beside it, where it covers no other name, no point and no edge, if there is such a spot.
+
+    Args:
+        axes: as they will be shown: with all points, scales and limits.
+        points: x and y by name.
+        size: of the letters.
+    """
+    axes.figure.draw_without_rendering()  # the layout is settled only then
+    frame = axes.get_window_extent()
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in axes.transData.transform([*points.values()])]
+    for name, point in points.items():
+        text = axes.annotate(name, point, (0, 0), textcoords="offset points", va="center", size=size, parse_math=False)
+
+        def covered(spot: tuple[float, float, str], text: Annotation = text) -> int:
+            text.set(position=spot[:2], ha=spot[2])
+            box = text.get_window_extent()
+            return box.count_overlaps(taken) + 2 * (box.x0 < frame.x0 or box.x1 > frame.x1)
+
+        covered(min(SPOTS, key=covered))  # the first of the best
+        taken.append(text.get_window_extent())
 
 
 PARTS = {  # of the system: left, bottom, width, height, and what it does; the map is 12 wide and 3.6 high

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot
 from matplotlib.figure import Figure
@@ -163,3 +163,21 @@ def test_a_strong_color_that_is_rare_stays_strong_beside_noise():
     with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as shown:
         red, green, blue = np.asarray(shown.convert("RGB"))[2, 2].tolist()
     assert len(data["image/png"]) < 120 * 120 * 3 and red > 220 and max(green, blue) < 35, (red, green, blue)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=9), st.booleans())
+def test_names_of_points_cover_neither_each_other_nor_the_edge(places, log):
+    points = {f"family {i}": (x + 1, y) for i, (x, y) in enumerate(places)}
+    with figures.drawing(6, 6) as figure:
+        axes = figure.subplots()
+        axes.plot(*zip(*points.values(), strict=True), "o")
+        axes.set_xscale("log" if log else "linear")
+        axes.margins(0.3, 0.2)
+        figures.label_points(axes, points)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == list(points)
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
