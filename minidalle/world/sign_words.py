@@ -25,16 +25,23 @@ SAMPLE = "three red circles on a black background and a sign that says d o g"
 # What a prompt may say in place of the usual words
 NUMBERS = {"one": 1, "single": 1, "couple": 2, "pair": 2} | {word: n for n, word in enumerate(COUNTS[1:], 2)}
 NUMBERS |= {str(n): n for n in range(1, 1 + len(COUNTS))}
-SIGN = re.compile(
-    r"(?:(?:and|with) )*(?:(two|three|four|[2-9]) |an? |the )?(?:sign|plate|text|word)s? "
-    r"(?:below |under it |underneath )?"
-    r"(?:that |which )?(?:says|say|reads|saying|reading|with) (?:the word )?((?:[a-z](?= |$) ?){2,}|\S+)"
+PLATES, WRITING = "(?:sign|plate|label|board)s?", "(?:words?|text|letters)"
+SAYING = "(?:that |which )?(?:says?|saying|reads?|reading|labell?ed)"
+UNDER = "(?:below|beneath|underneath|under)"
+BELOW = f"(?:written )?{UNDER}(?: (?:it|them))?"
+SIGN = re.compile(  # a plate that says it, writing, or objects that say it themselves
+    rf"(?:(?:and|with|above|over|has|have|{UNDER} (?:it|them)) )*(?:(two|three|four|[2-9]) |an? |the )?"
+    rf"(?:{PLATES} (?:{BELOW} )?(?:{SAYING}|with)(?: the)?(?: {WRITING})?|"
+    rf"{WRITING}(?: {BELOW})?(?: {SAYING})?|{SAYING}(?: the {WRITING})?) "
+    rf"((?:[a-z](?= |$) ?){{2,}}|\S+)(?: ?{BELOW}(?= |$))?"
 )
+NO_SIGN = re.compile(rf"(?:and |with )?(?:without|no) (?:an? |any |the )?(?:{PLATES}|{WRITING})(?= |$)")
 COLORED = f"({'|'.join(BACKGROUNDS)}|gray)"
 GROUND = re.compile(
     rf"(?:(?:on|with|in front of)(?: an?| the)? {COLORED}(?: background)?|"
     rf"(?:and )?(?:an? )?{COLORED} background)(?= |$)"
 )
+PLACES = frozenset("above below over under underneath beneath left right beside between behind on at in to".split())
 FILLERS = frozenset(
     "please draw paint show make create me a an the picture image drawing of there is are with and".split()
 )
@@ -99,10 +106,12 @@ def parse(prompt: str) -> Facts:
     """
     text = re.sub(r"[^\w ]", " ", prompt.lower().replace("_", " ").replace(",", " and "))  # a comma ends a word
     text = " ".join(text.split())
+    text = NO_SIGN.sub("", text)
     sign, word = SIGN.search(text), None
     if sign:
-        if sign[1]:
-            raise ValueError(f'"{prompt:.80}" asks for {sign[1]} signs; a picture has one: say what that one says.')
+        number = sign[1] or "two" * (SIGN.search(text, sign.end()) is not None)
+        if number:
+            raise ValueError(f'"{prompt:.80}" asks for {number} signs; a picture has one: say what that one says.')
         word, text = checked_word(sign[2].replace(" ", "")), f"{text[: sign.start()]} {text[sign.end() :]}"
     ground = GROUND.search(text)
     text = GROUND.sub("", text, count=1)
@@ -145,6 +154,10 @@ def refusal(prompt: str, token: str) -> str:
     """Say which word was not understood, and what may be meant."""
     near = difflib.get_close_matches(token, [*NUMBERS, *NOUNS, *SEVERAL, *TINTS, *BACKGROUNDS], n=1, cutoff=0.75)
     hint = f'Did you mean "{near[0]}"?' if near else f'Understood is, for example, "{SAMPLE}".'
+    if re.fullmatch(f"{PLATES}|{WRITING}", token):
+        hint = f'Say what it says, in one word, as in "{SAMPLE}".'
+    if token in PLACES:
+        hint = "Objects of one kind stand anywhere, and a sign below them: leave the place out."
     if token in (*BACKGROUNDS, "gray"):
         hint = f'Only backgrounds are {token}: say "on a {token} background".'
     return f'"{token:.40}" is not understood in "{prompt:.80}". {hint}'

@@ -99,9 +99,55 @@ def test_other_wordings_become_the_words_of_training(prompt, caption):
         assert language(prompt) == (caption or "three red circles and a sign that says d o g")
 
 
+@pytest.mark.parametrize("ask", ["says", "saying", "that reads", "with the word", "which says the word"])
+@pytest.mark.parametrize("quoted", ["moon", '"moon"', "M O O N", "'moon'"])
+def test_a_sign_is_asked_for_before_or_after_its_objects(ask, quoted):
+    wanted = Facts(2, "ring", "red", None, "moon")
+    for prompt in (
+        f"two red rings and a sign {ask} {quoted}",
+        f"two red rings above a sign {ask} {quoted}",
+        f"Two red rings with a plate below them {ask} {quoted}.",
+        f"two red rings, and below them a sign {ask} {quoted}",
+        f"a sign {ask} {quoted} below two red rings",
+        f"a sign {ask} {quoted}, two red rings",
+    ):
+        assert parse(prompt) == wanted, prompt
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "two red rings with the word moon",
+        'two red rings over the text "moon"',
+        "two red rings that say moon",
+        "two red rings labelled moon",
+        "two red rings with the letters m o o n",
+        "two red rings with the word moon written below them",
+        "the word moon under two red rings",
+    ],
+)
+def test_a_word_may_be_asked_for_without_a_sign(prompt):
+    assert parse(prompt) == Facts(2, "ring", "red", None, "moon")
+
+
+def test_no_sign_is_no_sign():
+    for prompt in ("two red rings without a sign", "two red rings and no text", "no sign and two red rings"):
+        assert parse(prompt) == Facts(2, "ring", "red")
+
+
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
+        (
+            "a red circle with a sign",
+            '"sign" is not understood in "a red circle with a sign". Say what it says, in one',
+        ),
+        ("a ring with the word dog and the word cat", "asks for two signs; a picture has one"),
+        (
+            "a ring below a sign that says dog",
+            'Objects of one kind stand anywhere, and a sign below them: leave "below"',
+        ),
+        ("a ring to the left", "leave the place out"),
         ("a red crcle", '"crcle" is not understood in "a red crcle". Did you mean "circle"'),
         ("five circles", '"five" is not understood'),
         ("a red circle above a blue square", '"above" is not understood'),
