@@ -145,7 +145,7 @@ def test_no_sign_is_no_sign():
         ("a ring with the word dog and the word cat", "asks for two signs; a picture has one"),
         (
             "a ring below a sign that says dog",
-            'Objects of one kind stand anywhere, and a sign below them: leave "below"',
+            'Objects of one kind stand anywhere, and a sign below them: leave the place out',
         ),
         ("a ring to the left", "leave the place out"),
         ("a red crcle", '"crcle" is not understood in "a red crcle". Did you mean "circle"'),
