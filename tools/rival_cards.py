@@ -3,6 +3,7 @@
     python tools/rival_cards.py train runs/rivals vae --recipe quick --seed 0  # one training and its card
     python tools/rival_cards.py time runs/rivals --steps 12                    # seconds a step, of all, in turn, idle
     python tools/rival_cards.py collect runs/rivals --out data/reference/rivals.json
+    python tools/rival_cards.py table --recipe quick                           # of docs/results.md
 
 A card holds the share of prompts followed, seen and held out, by number of facts; diversity; Frechet distance; costs.
 Trainings beside one another spoil each other's seconds, so time measures a step of each alone, and collect multiplies.
@@ -12,6 +13,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -114,6 +116,39 @@ def collect(args: argparse.Namespace) -> None:
     print(f"Wrote {args.out}: {len(rows)} cards.")
 
 
+def table(args: argparse.Namespace) -> None:
+    """Print the collected cards of a recipe as a table in Markdown, the best family first."""
+    families: dict[str, list[dict]] = {}
+    for row in json.loads(args.cards.read_text(encoding="utf-8")):
+        if row["recipe"] == args.recipe:
+            families.setdefault(row["family"], []).append(row["card"])
+
+    def shares(name: str, split: str, fact: str = "exact") -> list[float]:
+        return [100 * card["following"][f"one object, {split}"][fact]["share"] for card in families[name]]
+
+    print(
+        "| family | seen, % | held out, %: **median**, seeds | place, held out, % | Frechet, median | training, s |",
+        end="",
+    )
+    print(" ms a picture | M parameters |\n|---|---|---|---|---|---|---|---|")
+    for name in sorted(families, key=lambda name: -median(shares(name, "held out"))):
+        seen, held, place = shares(name, "seen"), shares(name, "held out"), shares(name, "held out", "place")
+        distance, cost = median(card["fidelity"]["frechet"] for card in families[name]), families[name][0]["cost"]
+        size = sum(cost["parameters"].values()) / 1e6
+        cells = [f"`{name}`", ", ".join(f"{x:.1f}" for x in seen)]
+        cells += [
+            f"**{median(held):.1f}**: {', '.join(f'{x:.1f}' for x in held)}",
+            ", ".join(f"{x:.0f}" for x in place),
+        ]
+        cells += [
+            f"{distance:.3f}",
+            f"{cost['training seconds']:.0f}",
+            f"{1000 * cost['seconds a picture']:.1f}",
+            f"{size:.2f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,6 +168,10 @@ def main() -> None:
     sub.set_defaults(run=collect)
     sub.add_argument("runs", type=Path)
     sub.add_argument("--out", type=Path, default=Path("data/reference/rivals.json"))
+    sub = commands.add_parser("table", help="print the cards of a recipe as a table")
+    sub.set_defaults(run=table)
+    sub.add_argument("--recipe", default="quick", help="quick or full (default %(default)s)")
+    sub.add_argument("--cards", type=Path, default=Path("data/reference/rivals.json"))
     args = parser.parse_args()
     args.run(args)
 
