@@ -123,30 +123,25 @@ def table(args: argparse.Namespace) -> None:
         if row["recipe"] == args.recipe:
             families.setdefault(row["family"], []).append(row["card"])
 
-    def shares(name: str, split: str, fact: str = "exact") -> list[float]:
-        return [100 * card["following"][f"one object, {split}"][fact]["share"] for card in families[name]]
+    def shares(name: str, kind: str, fact: str = "exact") -> list[float]:
+        return [100 * card["following"][kind][fact]["share"] for card in families[name]]
 
-    print(
-        "| family | seen, % | held out, %: **median**, seeds | place, held out, % | Frechet, median | training, s |",
-        end="",
-    )
-    print(" ms a picture | M parameters |\n|---|---|---|---|---|---|---|---|")
-    for name in sorted(families, key=lambda name: -median(shares(name, "held out"))):
-        seen, held, place = shares(name, "seen"), shares(name, "held out"), shares(name, "held out", "place")
-        distance, cost = median(card["fidelity"]["frechet"] for card in families[name]), families[name][0]["cost"]
-        size = sum(cost["parameters"].values()) / 1e6
-        cells = [f"`{name}`", ", ".join(f"{x:.1f}" for x in seen)]
-        cells += [
-            f"**{median(held):.1f}**: {', '.join(f'{x:.1f}' for x in held)}",
-            ", ".join(f"{x:.0f}" for x in place),
-        ]
-        cells += [
-            f"{distance:.3f}",
-            f"{cost['training seconds']:.0f}",
-            f"{1000 * cost['seconds a picture']:.1f}",
-            f"{size:.2f}",
-        ]
-        print(f"| {' | '.join(cells)} |")
+    def joined(values: list[float], digits: int = 1) -> str:
+        return ", ".join(f"{value:.{digits}f}" for value in values)
+
+    kinds, held_out = list(next(iter(families.values()))[0]["following"]), "one object, held out"
+    titles = [f"{kind}, %" for kind in kinds] + ["place", "Frechet", "training, s", "ms a picture", "M parameters"]
+    rows = [["family", "held out, median", *titles], ["---"] * (2 + len(titles))]
+    for name in sorted(families, key=lambda name: -median(shares(name, held_out))):
+        cost = families[name][0]["cost"]
+        rows.append(
+            [f"`{name}`", f"**{median(shares(name, held_out)):.1f}**", *(joined(shares(name, kind)) for kind in kinds)]
+        )
+        rows[-1] += [joined(shares(name, held_out, "place"), 0)]
+        rows[-1] += [f"{median(card['fidelity']['frechet'] for card in families[name]):.3f}"]
+        rows[-1] += [f"{cost['training seconds']:.0f}", f"{1000 * cost['seconds a picture']:.1f}"]
+        rows[-1] += [f"{sum(cost['parameters'].values()) / 1e6:.2f}"]
+    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
 def main() -> None:
