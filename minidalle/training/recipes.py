@@ -146,7 +146,7 @@ FULL = Recipe(
     stages={
         "clip": clip_recipe(3600),
         "prior": prior_recipe(3600, ema_decay=0.998),
-        "ar_prior": ar_prior_recipe(2200, ema_decay=0.998),
+        "ar_prior": ar_prior_recipe(6600, ema_decay=0.998),
         "decoder": decoder_recipe(4800, ema_decay=0.998),
         "upsampler": upsampler_recipe(2000, ema_decay=0.998),
         "upsampler_2": second_upsampler_recipe(2000, ema_decay=0.998),
