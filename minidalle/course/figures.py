@@ -154,7 +154,7 @@ def label_points(axes: Axes, points: dict[str, tuple[float, float]], size: float
         def covered(spot: tuple[float, float, str], text: Annotation = text) -> int:
             text.set(position=spot[:2], ha=spot[2])
             box = text.get_window_extent()
-            return box.count_overlaps(taken) + 2 * (box.x0 < frame.x0 or box.x1 > frame.x1)
+            return box.count_overlaps(taken) + 2 * (not (frame.contains(*box.min) and frame.contains(*box.max)))
 
         covered(min(SPOTS, key=covered))  # the first of the best
         taken.append(text.get_window_extent())

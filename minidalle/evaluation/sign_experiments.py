@@ -184,6 +184,6 @@ def clip_reads(pipe: MiniDalle, z_image: torch.Tensor, said: Sequence[Facts], ot
     right = []
     for z, facts, words in zip(z_image, said, others, strict=True):
         choices = [facts.word, *(word for word in words if word != facts.word)]
-        own, *wrong = pipe.encode([write(replace(facts, word=word)) for word in choices]).z_text @ z
+        own, *wrong = (pipe.encode([write(replace(facts, word=word)) for word in choices]).z_text @ z).tolist()
         right.append(all(own > score for score in wrong))
     return rate(right)

@@ -150,9 +150,7 @@ def draw(rival: Rival, tokens: torch.Tensor, mask: torch.Tensor, generator: Nois
 
 def recipe(steps: int, ema_decay: float) -> StageRecipe:
     """Describe a training."""
-    return StageRecipe(
-        steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=VAELossConfig(), full_captions=0.5
-    )
+    return StageRecipe(steps, 64, matrix_lr=0.01, lr=2e-3, ema_decay=ema_decay, loss=VAELossConfig(), full_captions=0.5)
 
 
 FAMILY = Family(

@@ -26,14 +26,14 @@ SAMPLE = "three red circles on a black background and a sign that says d o g"
 NUMBERS = {"one": 1, "single": 1, "couple": 2, "pair": 2} | {word: n for n, word in enumerate(COUNTS[1:], 2)}
 NUMBERS |= {str(n): n for n in range(1, 1 + len(COUNTS))}
 PLATES, WRITING = "(?:sign|plate|label|board)s?", "(?:words?|text|letters)"
-SAYING = "(?:that |which )?(?:says?|saying|reads?|reading|labell?ed)"
+SAYING = "(?:that |which )?(?:says?|saying|reads?|reading|labell?ed(?: with| as)?)"
 UNDER = "(?:below|beneath|underneath|under)"
 BELOW = f"(?:written )?{UNDER}(?: (?:it|them))?"
 SIGN = re.compile(  # a plate that says it, writing, or objects that say it themselves
     rf"(?:(?:and|with|above|over|has|have|{UNDER} (?:it|them)) )*(?:(two|three|four|[2-9]) |an? |the )?"
-    rf"(?:{PLATES} (?:{BELOW} )?(?:{SAYING}|with)(?: the)?(?: {WRITING})?|"
-    rf"{WRITING}(?: {BELOW})?(?: {SAYING})?|{SAYING}(?: the {WRITING})?) "
-    rf"((?:[a-z](?= |$) ?){{2,}}|\S+)(?: ?{BELOW}(?= |$))?"
+    rf"(?:{PLATES} (?:{BELOW} )?(?:{SAYING}|with)(?: the)?(?: (?:three |four )?{WRITING})?|"
+    rf"{WRITING}(?: {BELOW})?(?: {SAYING})?|{SAYING}(?: the (?:three |four )?{WRITING})?) "
+    rf"((?:(?!an? \w\w)[a-z](?= |$) ?){{2,}}|\S+)(?: ?{BELOW}(?= |$))?"
 )
 NO_SIGN = re.compile(rf"(?:and |with )?(?:without|no) (?:an? |any |the )?(?:{PLATES}|{WRITING})(?= |$)")
 COLORED = f"({'|'.join(BACKGROUNDS)}|gray)"
@@ -57,6 +57,8 @@ SEVERAL = {f"{word}{'es' if word[-1] in 'sx' else 's'}": shape for word, shape i
 TINTS = {word: color for color in COLORS for word in spellings(color)}
 EXTENTS = {word: size for size in SIZES for word in spellings(size)}
 NAMED_TWICE = re.compile(r"\b({0})\b .*\band\b .*\b({0})\b".format("|".join([*NOUNS, *SEVERAL])))
+OF_A_SIGN = re.compile(rf"\b({'|'.join([*TINTS, *EXTENTS, *BACKGROUNDS, 'gray'])}) (?:{PLATES}|{WRITING})\b")
+RESERVED = FILLERS | PLACES | {"word", "words", "text", "letters", *BACKGROUNDS}
 MEANINGS = (("count", NUMBERS), ("shape", NOUNS | SEVERAL), ("color", TINTS), ("size", EXTENTS))
 
 
@@ -106,9 +108,14 @@ def parse(prompt: str) -> Facts:
     """
     text = re.sub(r"[^\w ]", " ", prompt.lower().replace("_", " ").replace(",", " and "))  # a comma ends a word
     text = " ".join(text.split())
-    text = NO_SIGN.sub("", text)
-    sign, word = SIGN.search(text), None
+    sign, word = SIGN.search(rest := NO_SIGN.sub("", text)), None
+    if rest != text and re.search(rf"\b(?:{PLATES}|{WRITING}|{SAYING})\b", rest):
+        raise ValueError(f'"{prompt:.80}" asks for a sign and for none: leave one of both out.')
+    if own := OF_A_SIGN.search(text := rest):
+        raise ValueError(f'"{prompt:.80}" asks for {own[0]}; all signs look alike: leave "{own[1]}" out.')
     if sign:
+        if sign[2] in RESERVED and not re.search(rf"\b{SAYING}\b", sign[0]):
+            raise ValueError(f'"{prompt:.80}" does not say what its sign says. Say it as in "{SAMPLE}".')
         number = sign[1] or "two" * (SIGN.search(text, sign.end()) is not None)
         if number:
             raise ValueError(f'"{prompt:.80}" asks for {number} signs; a picture has one: say what that one says.')

@@ -7,6 +7,7 @@ from conftest import MICRO
 
 from minidalle.cli import main
 from minidalle.evaluation import curves
+from minidalle.evaluation.sign_card import ask
 from minidalle.rivals import FAMILIES, VARIANTS
 from minidalle.training.recipes import PRESETS, TINY
 from minidalle.training.run import train
@@ -110,6 +111,10 @@ def test_the_cards_of_signs_are_of_two_trainings():
     rows = curves.shipped("signs.json")
     assert [row["seed"] for row in rows] == [0, 1] and all(row["card"]["n"] == 300 for row in rows)
     assert all(row["card"]["spelling"]["seen"]["true picture"]["word"]["share"] == 1 for row in rows)
+    for card in (row["card"] for row in rows):  # of prompts as they are asked today
+        asked = ask("plain", "held out", card["n"], f"signs/objects/held out/{card['seed']}")
+        found = card["following"]["objects, held out"]
+        assert found["shape"]["n"] == sum(facts.shape is not None for facts in asked)
 
 
 @pytest.mark.parametrize("stage", [*STACK, "upsampler"])

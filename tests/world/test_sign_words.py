@@ -121,6 +121,9 @@ def test_a_sign_is_asked_for_before_or_after_its_objects(ask, quoted):
         'two red rings over the text "moon"',
         "two red rings that say moon",
         "two red rings labelled moon",
+        "two red rings labelled with the word moon",
+        "two red rings and a sign saying the four letters m o o n",
+        "a sign that says m o o n and two red rings",
         "two red rings with the letters m o o n",
         "two red rings with the word moon written below them",
         "the word moon under two red rings",
@@ -142,10 +145,18 @@ def test_no_sign_is_no_sign():
             "a red circle with a sign",
             '"sign" is not understood in "a red circle with a sign". Say what it says, in one',
         ),
+        ("a circle with no sign that says the word dog", "asks for a sign and for none"),
+        ("a circle without text and sign that says cat", "asks for a sign and for none"),
+        ("a circle with text and a black background", "does not say what its sign says"),
+        ("a circle and a sign with the word", "does not say what its sign says"),
+        ("a circle with the word over a black background", "does not say what its sign says"),
+        ("a circle and a blue sign that says dog", 'asks for blue sign; all signs look alike: leave "blue" out'),
+        ("two red signs that say dog and a circle", 'leave "red" out'),
+        ("a circle with a white sign that says dog", 'leave "white" out'),
         ("a ring with the word dog and the word cat", "asks for two signs; a picture has one"),
         (
             "a ring below a sign that says dog",
-            'Objects of one kind stand anywhere, and a sign below them: leave the place out',
+            "Objects of one kind stand anywhere, and a sign below them: leave the place out",
         ),
         ("a ring to the left", "leave the place out"),
         ("a red crcle", '"crcle" is not understood in "a red crcle". Did you mean "circle"'),
@@ -201,3 +212,13 @@ def test_a_comma_ends_a_word_and_a_background_needs_no_preposition():
     assert parse("a sign that says d o g, a red circle") == parse("a red circle and a sign that says dog")
     assert parse("a red circle, black background").background == "black"
     assert parse("a red circle shape").shape == "circle"
+
+
+def test_an_article_after_spelled_letters_is_none_of_them():
+    for prompt in (
+        "a sign that says c a t a ring",
+        "a sign that says cat, a ring",
+        "a ring and a sign that says c a t",
+    ):
+        assert parse(prompt) == Facts(1, "ring", None, None, "cat"), prompt
+    assert parse("a ring and a sign that says t e a").word == "tea"
