@@ -108,13 +108,13 @@ def jpeg(images: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
 
 @cache
 def tables(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Give what JPEG is made of, float64: LUMINANCE, TO_YCBCR, its inverse and the cosines.
+    """Give what JPEG is made of, float32: LUMINANCE, TO_YCBCR, its inverse and the cosines.
 
     They are kept on each device, since a CUDA graph takes nothing from the CPU.
     """
     luminance, to_ycbcr = (torch.tensor(table, dtype=torch.float64) for table in (LUMINANCE, TO_YCBCR))
     made = luminance, to_ycbcr, torch.linalg.inv(to_ycbcr), cosine_basis()
-    return tuple(table.to(device, torch.float32 if device.type == "mps" else None) for table in made)
+    return tuple(table.to(device, torch.float32) for table in made)
 
 
 def cosine_basis() -> torch.Tensor:

@@ -56,7 +56,6 @@ NOUNS = {word: shape for shape in SHAPES for word in spellings(shape)} | dict.fr
 SEVERAL = {f"{word}{'es' if word[-1] in 'sx' else 's'}": shape for word, shape in NOUNS.items()}
 TINTS = {word: color for color in COLORS for word in spellings(color)}
 EXTENTS = {word: size for size in SIZES for word in spellings(size)}
-NAMED_TWICE = re.compile(r"\b({0})\b .*\band\b .*\b({0})\b".format("|".join([*NOUNS, *SEVERAL])))
 OF_A_SIGN = re.compile(rf"\b({'|'.join([*TINTS, *EXTENTS, *BACKGROUNDS, 'gray'])}) (?:{PLATES}|{WRITING})\b")
 RESERVED = FILLERS | PLACES | {"word", "words", "text", "letters", *BACKGROUNDS}
 MEANINGS = (("count", NUMBERS), ("shape", NOUNS | SEVERAL), ("color", TINTS), ("size", EXTENTS))
@@ -107,19 +106,7 @@ def parse(prompt: str) -> Facts:
     Raises: ValueError: names the part that is not understood.
     """
     text = re.sub(r"[^\w ]", " ", prompt.lower().replace("_", " ").replace(",", " and "))  # a comma ends a word
-    text = " ".join(text.split())
-    sign, word = SIGN.search(rest := NO_SIGN.sub("", text)), None
-    if rest != text and re.search(rf"\b(?:{PLATES}|{WRITING}|{SAYING})\b", rest):
-        raise ValueError(f'"{prompt:.80}" asks for a sign and for none: leave one of both out.')
-    if own := OF_A_SIGN.search(text := rest):
-        raise ValueError(f'"{prompt:.80}" asks for {own[0]}; all signs look alike: leave "{own[1]}" out.')
-    if sign:
-        if sign[2] in RESERVED and not re.search(rf"\b{SAYING}\b", sign[0]):
-            raise ValueError(f'"{prompt:.80}" does not say what its sign says. Say it as in "{SAMPLE}".')
-        number = sign[1] or "two" * (SIGN.search(text, sign.end()) is not None)
-        if number:
-            raise ValueError(f'"{prompt:.80}" asks for {number} signs; a picture has one: say what that one says.')
-        word, text = checked_word(sign[2].replace(" ", "")), f"{text[: sign.start()]} {text[sign.end() :]}"
+    word, text = take_sign(prompt, " ".join(text.split()))
     ground = GROUND.search(text)
     text = GROUND.sub("", text, count=1)
     found: dict[str, list] = {"count": [], "shape": [], "color": [], "size": []}
@@ -131,9 +118,30 @@ def parse(prompt: str) -> Facts:
             raise ValueError(refusal(prompt, token))
     if not found["count"] and set(text.split()) & SEVERAL.keys():
         raise ValueError(f'"{prompt:.80}" does not say how many; say two, three or four.')
-    if len(set(found["shape"])) == 1 and NAMED_TWICE.search(text):
+    named = [part for part in re.split(r"\b(?:and|with)\b", text) if set(part.split()) & (NOUNS | SEVERAL).keys()]
+    if len(named) > 1 and len(set(found["shape"]) - {None}) < 2:
         raise ValueError(f'"{prompt:.80}" names its objects twice; say how many there are, as in "{SAMPLE}".')
     return put_together(prompt, found, ground and (ground[1] or ground[2]).replace("gray", "grey"), word)
+
+
+def take_sign(prompt: str, text: str) -> tuple[str | None, str]:
+    """Take out of a text what it says of a sign: the sign's word, None where there is none, and the rest of the text.
+
+    Raises: ValueError: when there is more to a sign than one word.
+    """
+    rest = NO_SIGN.sub("", text)
+    if rest != text and re.search(rf"\b(?:{PLATES}|{WRITING}|{SAYING})\b", rest):
+        raise ValueError(f'"{prompt:.80}" asks for a sign and for none: leave one of both out.')
+    if own := OF_A_SIGN.search(rest):
+        raise ValueError(f'"{prompt:.80}" asks for {own[0]}; all signs look alike: leave "{own[1]}" out.')
+    if not (sign := SIGN.search(rest)):
+        return None, rest
+    if sign[2] in RESERVED and not re.search(rf"\b{SAYING}\b", sign[0]):
+        raise ValueError(f'"{prompt:.80}" does not say what its sign says. Say it as in "{SAMPLE}".')
+    number = sign[1] or "two" * (SIGN.search(rest, sign.end()) is not None)
+    if number:
+        raise ValueError(f'"{prompt:.80}" asks for {number} signs; a picture has one: say what that one says.')
+    return checked_word(sign[2].replace(" ", "")), f"{rest[: sign.start()]} {rest[sign.end() :]}"
 
 
 def checked_word(word: str) -> str:

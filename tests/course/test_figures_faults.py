@@ -180,4 +180,4 @@ def test_names_of_points_cover_neither_each_other_nor_the_edge(places, log):
     assert [text.get_text() for text in axes.texts] == list(points)
     assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
     frame = axes.get_window_extent()
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+    assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
