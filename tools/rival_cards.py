@@ -4,6 +4,7 @@
     python tools/rival_cards.py time runs/rivals --steps 12                    # seconds a step, of all, in turn, idle
     python tools/rival_cards.py collect runs/rivals --out data/reference/rivals.json
     python tools/rival_cards.py table --recipe quick                           # of docs/results.md
+    python tools/rival_cards.py own gan latent dalle1 runs/rivals/gan-full-0   # bins, reconstructions
 
 A card holds the share of prompts followed, seen and held out, by number of facts; diversity; Frechet distance; costs.
 Trainings beside one another spoil each other's seconds, so time measures a step of each alone, and collect multiplies.
@@ -17,16 +18,22 @@ from statistics import median
 
 import torch
 
+from minidalle.checkpoint import load_model
 from minidalle.device import choose_threads, threads
+from minidalle.evaluation.edits import draw_scenes, shows, told
+from minidalle.evaluation.metrics import Rate
 from minidalle.evaluation.report import System, draw_prompts, report_card
 from minidalle.evaluation.tables import to_json
-from minidalle.rivals import FAMILIES, from_pretrained
+from minidalle.rivals import FAMILIES, folder_of, from_pretrained, rivals_in
 from minidalle.rivals.unclip import load_variant
 from minidalle.training.recipes import TINY, Preset, fitted
 from minidalle.training.run import prepare, train
-from minidalle.training.stages import STACK, collection_of
+from minidalle.training.stages import KNOWN, STACK, collection_of
 from minidalle.training.trainer import Trainer
+from minidalle.world import oracle
+from minidalle.world.render import render
 
+AUTOENCODERS = ("kl_autoencoder", "dvae")  # stages that give pictures back
 UNCLIP = {  # beside the rivals, on the same budget
     "unclip": STACK,
     "unclip_ar": ("clip", "ar_prior", "decoder"),
@@ -144,6 +151,37 @@ def table(args: argparse.Namespace) -> None:
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
+def print_own(args: argparse.Namespace) -> None:
+    """Print what no card holds: the bins that "a red circle" hits, and how many reconstructions are read right."""
+    for source in args.sources:
+        folder = folder_of(source)
+        for name in rivals_in(folder):
+            print(f"{source}, {name}: {bins_hit(from_pretrained(folder / f'{name}.safetensors', 'cpu'), args.n)}")
+        for kind in AUTOENCODERS:
+            if (folder / f"{kind}.safetensors").is_file():
+                rate = reconstructed(load_model(KNOWN[kind].model_class, folder)[0].eval(), args.n)
+                low, high = rate.interval
+                print(f"{source}, {kind}: {rate.share:.1%} ({low:.1%} to {high:.1%}) read right of {rate.n} held-out")
+
+
+def bins_hit(rival: System, n: int) -> str:
+    """Count the bins of place and background that pictures of "a red circle" hit."""
+    noise = torch.Generator().manual_seed(0)
+    drawn = torch.cat([rival(["a red circle"] * 50, generator=noise).tensor for _ in range(n // 50)])
+    lone = [scene for scene in oracle.read(drawn) if scene is not None and len(scene.objects) == 1]
+    right = [s for s in lone if (s.objects[0].color, s.objects[0].shape) == ("red", "circle")]
+    return f"{len(right)} right of {len(drawn)}, in {len({(s.place, s.background) for s in right})} of 27 bins"
+
+
+@torch.no_grad()
+def reconstructed(model: torch.nn.Module, n: int) -> Rate:
+    """Count the held-out scenes whose reconstructions are read right."""
+    scenes = draw_scenes(n, 0.0, "reconstructions", "held out")
+    code = model.encode(render(scenes))
+    drawn = model.decode(code[0] if isinstance(code, tuple) else code)  # the mean, or the likeliest codes
+    return Rate(sum(shows([told(scene) for scene in scenes], drawn.clamp(-1, 1))), n)
+
+
 def main() -> None:
     """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,6 +205,10 @@ def main() -> None:
     sub.set_defaults(run=table)
     sub.add_argument("--recipe", default="quick", choices=("quick", "full"), help="default %(default)s")
     sub.add_argument("--cards", type=Path, default=Path("data/reference/rivals.json"))
+    sub = commands.add_parser("own", help="print what no card holds: bins, reconstructions")
+    sub.set_defaults(run=print_own)
+    sub.add_argument("sources", nargs="+", help="shipped rivals, or folders of runs")
+    sub.add_argument("-n", type=int, default=500, help="pictures, a multiple of 50 (default %(default)s)")
     args = parser.parse_args()
     args.run(args)
 

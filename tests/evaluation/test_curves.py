@@ -90,7 +90,9 @@ def test_what_is_shipped_is_of_this_package():
 
 def test_the_cards_of_rivals_are_of_families_that_there_are():
     rows = curves.shipped("rivals.json")
-    assert {row["family"] for row in rows} == {*VARIANTS, *FAMILIES}
+    quick = [(row["family"], row["seed"]) for row in rows if row["recipe"] == "quick"]
+    assert {name for name, _ in quick} == {*VARIANTS, *FAMILIES} and len(set(quick)) == len(quick)
+    assert {row["recipe"] for row in rows} == {"quick", "full"}
     assert all(row["card"]["following"]["one object, held out"]["exact"]["n"] >= 200 for row in rows)
     with pytest.raises(ValueError, match=r"nothing\.json does not come with this package"):
         curves.shipped("nothing.json")
