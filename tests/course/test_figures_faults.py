@@ -156,13 +156,15 @@ def test_a_loss_that_falls_far_is_drawn_on_a_log_scale(losses, scale):
     assert scale == "log" or axes.get_ylim()[0] == min(0, *losses)
 
 
-def test_a_strong_color_that_is_rare_stays_strong_beside_noise():
-    pixels = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
-    pixels[:4, :4] = 255, 0, 0
-    data, _ = figures.bundle(Image.fromarray(pixels), "noise and a red corner")
+@pytest.mark.parametrize("grey", [0, 20, 128, 240, 255])
+def test_few_colors_neither_pale_what_is_strong_and_rare_nor_tint_what_is_grey(grey):
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 240, 3), dtype=np.uint8)
+    pixels[:, 120:], pixels[:4, :4] = grey, (255, 0, 0)
+    data, _ = figures.bundle(Image.fromarray(pixels), "noise, a red corner and a grey half")
     with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as shown:
-        red, green, blue = np.asarray(shown.convert("RGB"))[2, 2].tolist()
-    assert len(data["image/png"]) < 120 * 120 * 3 and red > 220 and max(green, blue) < 35, (red, green, blue)
+        few = np.asarray(shown.convert("RGB")).astype(int)
+    assert len(np.unique(few.reshape(-1, 3), axis=0)) <= 256
+    assert np.abs(few[2, 2] - (255, 0, 0)).max() < 35 and np.abs(few[:, 120:] - grey).max() <= 4
 
 
 @settings(max_examples=15, deadline=None)
