@@ -109,7 +109,7 @@ def loss_curve(
         total: steps that the training will take; None: not known.
     """
     figure = Figure(figsize=(7.2, 3.2))
-    axes = figure.add_axes((0.11, 0.15, 0.87, 0.75))  # a layout that is computed would double the time
+    axes = figure.add_axes((0.13, 0.15, 0.83, 0.75))  # a layout that is computed would double the time
     if reference:
         steps = sorted({step for other in reference for step in other["steps"]})
         others = [np.interp(steps, other["steps"], other["losses"]) for other in reference]

@@ -156,6 +156,17 @@ def test_a_loss_that_falls_far_is_drawn_on_a_log_scale(losses, scale):
     assert scale == "log" or axes.get_ylim()[0] == min(0, *losses)
 
 
+@pytest.mark.parametrize(
+    "first, last", [(0.6, 0.02), (0.004, 0.0005), (4.9, 0.6), (6e-5, 7e-6), (900.0, 80.0), (0.5, 0.4)]
+)
+@pytest.mark.parametrize("total", [109, 1000, 20_000])
+def test_no_text_of_a_loss_curve_leaves_the_picture(first, last, total):
+    figure = figures.loss_curve("decoder", [(10, first), (total, last)], lines={"always the mean": first}, total=total)
+    figure.draw_without_rendering()
+    shown, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(shown.min) >= 0 and shown.x1 <= width and shown.y1 <= height, shown
+
+
 @pytest.mark.parametrize("grey", [0, 20, 128, 240, 255])
 def test_few_colors_neither_pale_what_is_strong_and_rare_nor_tint_what_is_grey(grey):
     pixels = np.random.default_rng(0).integers(0, 256, (120, 240, 3), dtype=np.uint8)
