@@ -127,8 +127,9 @@ def loss_curve(
         axes.set_ylim(bottom=min(0, *losses))
     axes.set_xlim(0, total or None)
     axes.set(xlabel="step", ylabel="loss")
-    axes.set_title(f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", loc="left", parse_math=False)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2, frameon=False)
+    axes.set_title(f"{name}: {losses[-1]:.4g} at step {curve[-1][0]}", loc="left", size=11, parse_math=False)
+    narrow = dict(ncols=2, handlelength=1.2, columnspacing=1, handletextpad=0.5, borderaxespad=0.2, borderpad=0.1)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, **narrow)
     return figure
 
 

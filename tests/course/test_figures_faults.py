@@ -167,6 +167,19 @@ def test_no_text_of_a_loss_curve_leaves_the_picture(first, last, total):
     assert min(shown.min) >= 0 and shown.x1 <= width and shown.y1 <= height, shown
 
 
+@pytest.mark.parametrize(
+    "name, steps", [("unconditional UNet", 320), ("denoiser of points", 3000), ("learned upsampler", 12_500)]
+)
+def test_the_title_of_a_loss_curve_does_not_reach_its_legend(name, steps):
+    curve, others = [(10, 0.6), (steps, 0.028834)], [{"steps": [10, steps], "losses": [0.6, 0.03]}] * 3
+    figure = figures.loss_curve(name, curve, others)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    title = axes.get_title(loc="left")
+    drawn = next(text for text in axes.findobj(match=type(axes.title)) if text.get_text() == title)
+    assert drawn.get_window_extent().x1 + 5 < axes.get_legend().get_window_extent().x0
+
+
 @pytest.mark.parametrize("grey", [0, 20, 128, 240, 255])
 def test_few_colors_neither_pale_what_is_strong_and_rare_nor_tint_what_is_grey(grey):
     pixels = np.random.default_rng(0).integers(0, 256, (120, 240, 3), dtype=np.uint8)
