@@ -25,8 +25,9 @@ test-quick: .venv/.installed .venv/.book ## every test, and every notebook with 
 	ls notebooks/*.ipynb | xargs -P "$$(getconf _NPROCESSORS_ONLN)" -I FILE \
 	    sh -c 'MINIDALLE_MODELS=$$(mktemp -d "$$0/XXXXXX") $(NBVAL) FILE' "$$models"
 
-test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (a quarter of an hour)
-	.venv/bin/python tests/browser.py
+test-browser: .venv/.browser ## every notebook in JupyterLab in a real browser (ten minutes)
+	@ls notebooks | sed -n 's/_.*ipynb$$//p' | \
+	OMP_NUM_THREADS=1 xargs -P "$$(getconf _NPROCESSORS_ONLN)" -n 4 .venv/bin/python tests/browser.py
 	.venv/bin/python tests/browser_classroom.py
 
 lab: .venv/.course ## open the course in JupyterLab
