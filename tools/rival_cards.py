@@ -33,6 +33,7 @@ from minidalle.training.trainer import Trainer
 from minidalle.world import oracle
 from minidalle.world.render import render
 
+RECIPES = ("quick", "full")
 AUTOENCODERS = ("kl_autoencoder", "dvae")  # stages that give pictures back
 UNCLIP = {  # beside the rivals, on the same budget
     "unclip": STACK,
@@ -107,18 +108,26 @@ def time_all(args: argparse.Namespace) -> None:
     (args.runs / "seconds.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def origin(folder: Path) -> tuple[str, str, int]:
+    """Read family, recipe and seed off the name of a training's folder."""
+    match folder.name.rsplit("-", 2):
+        case [name, recipe, seed] if name in {*UNCLIP, *FAMILIES} and recipe in RECIPES and seed.isdecimal():
+            return name, recipe, int(seed)
+    raise SystemExit(f"{folder} holds a card, but is not named FAMILY-RECIPE-SEED, as gan-full-0 is: rename it.")
+
+
 def collect(args: argparse.Namespace) -> None:
     """Write all cards into one file, with the seconds that their trainings take on an idle machine."""
     seconds = json.loads((args.runs / "seconds.json").read_text(encoding="utf-8"))
     rows = []
     for path in sorted(args.runs.glob("*/card.json")):
-        name, recipe, seed = path.parent.name.rsplit("-", 2)
+        name, recipe, seed = origin(path.parent)
         card = json.loads(path.read_text(encoding="utf-8"))
         stages = preset_of(name).recipes[recipe].stages
         spent = sum(seconds[name][stage] * stages[stage].steps for stage in stages_of(name))
         card.pop("confusion", None)  # half of a card, and not drawn
         card["cost"] |= {"training seconds": round(spent, 1), "seconds a picture": seconds[name]["a picture"]}
-        rows.append({"family": name, "recipe": recipe, "seed": int(seed), "card": card})
+        rows.append({"family": name, "recipe": recipe, "seed": seed, "card": card})
     args.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
     print(f"Wrote {args.out}: {len(rows)} cards.")
 
@@ -191,7 +200,7 @@ def main() -> None:
     sub.add_argument("runs", type=Path)
     sub.add_argument("family", choices=(*UNCLIP, *FAMILIES))
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--recipe", default="quick", choices=("quick", "full"), help="of the family (default %(default)s)")
+    sub.add_argument("--recipe", default="quick", choices=RECIPES, help="of the family (default %(default)s)")
     sub.add_argument("-n", type=int, default=200, help="prompts of each kind (default %(default)s)")
     sub = commands.add_parser("time", help="measure a step of every stage")
     sub.set_defaults(run=time_all)
@@ -203,7 +212,7 @@ def main() -> None:
     sub.add_argument("--out", type=Path, default=Path("data/reference/rivals.json"))
     sub = commands.add_parser("table", help="print the cards of a recipe as a table")
     sub.set_defaults(run=table)
-    sub.add_argument("--recipe", default="quick", choices=("quick", "full"), help="default %(default)s")
+    sub.add_argument("--recipe", default="quick", choices=RECIPES, help="default %(default)s")
     sub.add_argument("--cards", type=Path, default=Path("data/reference/rivals.json"))
     sub = commands.add_parser("own", help="print what no card holds: bins, reconstructions")
     sub.set_defaults(run=print_own)

@@ -156,10 +156,15 @@ def parse(prompt: str) -> Description:
     return describe_items(prompt, items[::-1] if turned else items, relation, ground)
 
 
-def tokens_of(prompt: str) -> list[str]:
-    """Cut a prompt into words, and replace phrases by tokens of one meaning."""
+def check_length(prompt: str) -> None:
+    """Refuse a prompt that is too long to be one, before patterns are searched in it."""
     if len(prompt) > MAX_LENGTH:
         raise ValueError(f"The prompt has {len(prompt)} characters; at most {MAX_LENGTH} are read: say less.")
+
+
+def tokens_of(prompt: str) -> list[str]:
+    """Cut a prompt into words, and replace phrases by tokens of one meaning."""
+    check_length(prompt)
     text = re.sub(r"[-_/]", " ", prompt.lower().replace("’", "'"))
     text = " ".join(re.sub(r"([,;])", r" , ", re.sub(r"[.!?:\"“”'()]", " ", text)).split())
     for pattern, meaning in _PATTERNS:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from minidalle.tokenizer import Tokenizer, split_words
 from minidalle.world.captions import GROUNDS, SAID
 from minidalle.world.captions import WORDS as SPELLINGS
-from minidalle.world.grammar import SYNONYMS
+from minidalle.world.grammar import SYNONYMS, check_length
 from minidalle.world.letters import GLYPHS, SLOTS
 from minidalle.world.scenes import BACKGROUNDS, COLORS, SHAPES, SIZES
 from minidalle.world.signs import Facts, Poster
@@ -56,7 +56,9 @@ NOUNS = {word: shape for shape in SHAPES for word in spellings(shape)} | dict.fr
 SEVERAL = {f"{word}{'es' if word[-1] in 'sx' else 's'}": shape for word, shape in NOUNS.items()}
 TINTS = {word: color for color in COLORS for word in spellings(color)}
 EXTENTS = {word: size for size in SIZES for word in spellings(size)}
-OF_A_SIGN = re.compile(rf"\b({'|'.join([*TINTS, *EXTENTS, *BACKGROUNDS, 'gray'])}) (?:{PLATES}|{WRITING})\b")
+LOOKS = "|".join([*TINTS, *EXTENTS, *BACKGROUNDS, "gray"])
+BEFORE_A_SIGN = re.compile(rf"\b({LOOKS}) (?:{PLATES}|{WRITING})\b")
+AFTER_A_SIGN = re.compile(rf" ?(?:and |that |which )*(?:is |are |in |written in )+({LOOKS})\b")
 RESERVED = FILLERS | PLACES | {"word", "words", "text", "letters", *BACKGROUNDS}
 MEANINGS = (("count", NUMBERS), ("shape", NOUNS | SEVERAL), ("color", TINTS), ("size", EXTENTS))
 
@@ -105,6 +107,7 @@ def parse(prompt: str) -> Facts:
 
     Raises: ValueError: names the part that is not understood.
     """
+    check_length(prompt)
     text = re.sub(r"[^\w ]", " ", prompt.lower().replace("_", " ").replace(",", " and "))  # a comma ends a word
     word, text = take_sign(prompt, " ".join(text.split()))
     ground = GROUND.search(text)
@@ -132,9 +135,10 @@ def take_sign(prompt: str, text: str) -> tuple[str | None, str]:
     rest = NO_SIGN.sub("", text)
     if rest != text and re.search(rf"\b(?:{PLATES}|{WRITING}|{SAYING})\b", rest):
         raise ValueError(f'"{prompt:.80}" asks for a sign and for none: leave one of both out.')
-    if own := OF_A_SIGN.search(rest):
-        raise ValueError(f'"{prompt:.80}" asks for {own[0]}; all signs look alike: leave "{own[1]}" out.')
-    if not (sign := SIGN.search(rest)):
+    sign = SIGN.search(rest)
+    if own := BEFORE_A_SIGN.search(rest) or (sign and AFTER_A_SIGN.match(rest, sign.end())):
+        raise ValueError(f'"{prompt:.80}" asks for a {own[1]} sign; all signs look alike: leave "{own[1]}" out.')
+    if not sign:
         return None, rest
     if sign[2] in RESERVED and not re.search(rf"\b{SAYING}\b", sign[0]):
         raise ValueError(f'"{prompt:.80}" does not say what its sign says. Say it as in "{SAMPLE}".')
