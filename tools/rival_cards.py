@@ -4,7 +4,7 @@
     python tools/rival_cards.py time runs/rivals --steps 12                    # seconds a step, of all, in turn, idle
     python tools/rival_cards.py collect runs/rivals --out data/reference/rivals.json
     python tools/rival_cards.py table --recipe quick                           # of docs/results.md
-    python tools/rival_cards.py own gan latent dalle1 runs/rivals/gan-full-0   # bins, reconstructions
+    python tools/rival_cards.py own gan latent dalle1 runs/rivals/gan-full-0   # bins, tokens
 
 A card holds the share of prompts followed, seen and held out, by number of facts; diversity; Frechet distance; costs.
 Trainings beside one another spoil each other's seconds, so time measures a step of each alone, and collect multiplies.
@@ -19,18 +19,21 @@ from statistics import median
 import torch
 
 from minidalle.checkpoint import load_model
+from minidalle.data.batches import Batch
 from minidalle.device import choose_threads, threads
 from minidalle.evaluation.edits import draw_scenes, shows, told
 from minidalle.evaluation.metrics import Rate
 from minidalle.evaluation.report import System, draw_prompts, report_card
 from minidalle.evaluation.tables import to_json
 from minidalle.rivals import FAMILIES, folder_of, from_pretrained, rivals_in
+from minidalle.rivals.dalle1 import token_exactness
 from minidalle.rivals.unclip import load_variant
 from minidalle.training.recipes import TINY, Preset, fitted
 from minidalle.training.run import prepare, train
 from minidalle.training.stages import KNOWN, STACK, collection_of
 from minidalle.training.trainer import Trainer
 from minidalle.world import oracle
+from minidalle.world.captions import write
 from minidalle.world.render import render
 
 RECIPES = ("quick", "full")
@@ -161,11 +164,15 @@ def table(args: argparse.Namespace) -> None:
 
 
 def print_own(args: argparse.Namespace) -> None:
-    """Print what no card holds: the bins that "a red circle" hits, and how many reconstructions are read right."""
+    """Print what no card holds: bins that "a red circle" hits, reconstructions read right, likeliest tokens."""
     for source in args.sources:
         folder = folder_of(source)
         for name in rivals_in(folder):
-            print(f"{source}, {name}: {bins_hit(from_pretrained(folder / f'{name}.safetensors', 'cpu'), args.n)}")
+            rival = from_pretrained(folder / f"{name}.safetensors", "cpu")
+            print(f"{source}, {name}: {bins_hit(rival, args.n)}")
+            if name == "dalle1":
+                for kind in ("one object, seen", "one object, held out", "two objects, seen", "two objects, held out"):
+                    print(f"{source}, tokens, {kind}: {likeliest_tokens(rival, kind, args.n):.3f} are the likeliest")
         for kind in AUTOENCODERS:
             if (folder / f"{kind}.safetensors").is_file():
                 rate = reconstructed(load_model(KNOWN[kind].model_class, folder)[0].eval(), args.n)
@@ -180,6 +187,16 @@ def bins_hit(rival: System, n: int) -> str:
     lone = [scene for scene in oracle.read(drawn) if scene is not None and len(scene.objects) == 1]
     right = [s for s in lone if (s.objects[0].color, s.objects[0].shape) == ("red", "circle")]
     return f"{len(right)} right of {len(drawn)}, in {len({(s.place, s.background) for s in right})} of 27 bins"
+
+
+@torch.no_grad()
+def likeliest_tokens(rival: System, kind: str, n: int) -> float:
+    """Give the share of picture tokens that are the likeliest, given a caption of all facts and the tokens before."""
+    objects, split = kind.split(", ")
+    scenes = draw_scenes(n, float(objects == "two objects"), "tokens", split)
+    captions = [write(told(scene)) for scene in scenes]
+    batch = Batch(render(scenes), *rival.tokenizer.encode(captions), captions, scenes)
+    return token_exactness(rival.models["dalle1"], rival.models["dvae"], batch)
 
 
 @torch.no_grad()

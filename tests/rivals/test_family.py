@@ -20,7 +20,7 @@ from minidalle.training.run import train
 from minidalle.world.captions import TOKENIZER
 
 SHIPPED = [name for name in FAMILIES if name != "latent_clip"]  # whose CLIP would be there once more
-FULL = ("cascade", "flow", "flow_few", "gan", "latent")  # trained for half an hour
+FULL = ("cascade", "dalle1", "flow", "flow_few", "gan", "latent")  # trained for half an hour
 SMALL = replace(
     vae.FAMILY,
     models={"vae": vae.VAEConfig(text_width=16, text_depth=1, num_heads=2, code_dim=4, widths=(8, 8))},
