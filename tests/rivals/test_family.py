@@ -20,7 +20,6 @@ from minidalle.training.run import train
 from minidalle.world.captions import TOKENIZER
 
 SHIPPED = [name for name in FAMILIES if name != "latent_clip"]  # whose CLIP would be there once more
-FULL = ("cascade", "dalle1", "flow", "flow_few", "gan", "latent")  # trained for half an hour
 SMALL = replace(
     vae.FAMILY,
     models={"vae": vae.VAEConfig(text_width=16, text_depth=1, num_heads=2, code_dim=4, widths=(8, 8))},
@@ -216,10 +215,10 @@ def test_upsampling_is_asked_for_once_or_twice_before_the_prompt_or_after_it(tmp
 
 
 @pytest.mark.parametrize("family", [FAMILIES[name] for name in SHIPPED], ids=SHIPPED)
-def test_the_shipped_weights_are_those_of_their_recipe_as_it_is(family):
-    preset, recipe = fitted(family.preset(), TOKENIZER), "full" if family.name in FULL else "quick"
+def test_the_shipped_weights_are_those_of_the_full_recipe_as_it_is(family):
+    preset = fitted(family.preset(), TOKENIZER)
     for kind in family.drawn:
         header = read_header(find_folder(family.name, FAMILIES) / f"{kind}.safetensors", kind)
-        assert header["stage"] == json.loads(json.dumps(preset.recipes[recipe].stages[kind].to_dict()))
+        assert header["stage"] == json.loads(json.dumps(preset.recipes["full"].stages[kind].to_dict()))
         assert header["config"] == json.loads(json.dumps(asdict(preset.models[kind])))
-        assert (header["recipe"], header["seed"]) == (recipe, 0)
+        assert (header["recipe"], header["seed"]) == ("full", 0)
