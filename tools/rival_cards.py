@@ -4,7 +4,7 @@
     python tools/rival_cards.py time runs/rivals --steps 12                    # seconds a step, of all, in turn, idle
     python tools/rival_cards.py collect runs/rivals --out data/reference/rivals.json
     python tools/rival_cards.py table --recipe quick                           # of docs/results.md
-    python tools/rival_cards.py own gan latent dalle1 runs/rivals/gan-full-0   # bins, tokens
+    python tools/rival_cards.py own gan latent dalle1 runs/rivals/gan-full-0   # bins, tokens, ...
 
 A card holds the share of prompts followed, seen and held out, by number of facts; diversity; Frechet distance; costs.
 Trainings beside one another spoil each other's seconds, so time measures a step of each alone, and collect multiplies.
@@ -231,7 +231,7 @@ def main() -> None:
     sub.set_defaults(run=table)
     sub.add_argument("--recipe", default="quick", choices=RECIPES, help="default %(default)s")
     sub.add_argument("--cards", type=Path, default=Path("data/reference/rivals.json"))
-    sub = commands.add_parser("own", help="print what no card holds: bins, reconstructions")
+    sub = commands.add_parser("own", help="print what no card holds: bins, reconstructions, tokens")
     sub.set_defaults(run=print_own)
     sub.add_argument("sources", nargs="+", help="shipped rivals, or folders of runs")
     sub.add_argument("-n", type=int, default=500, help="pictures, a multiple of 50 (default %(default)s)")

@@ -58,7 +58,7 @@ TINTS = {word: color for color in COLORS for word in spellings(color)}
 EXTENTS = {word: size for size in SIZES for word in spellings(size)}
 LOOKS = "|".join([*TINTS, *EXTENTS, *BACKGROUNDS, "gray"])
 BEFORE_A_SIGN = re.compile(rf"\b({LOOKS}) (?:{PLATES}|{WRITING})\b")
-AFTER_A_SIGN = re.compile(rf" ?(?:and |that |which )*(?:is |are |in |written in )+({LOOKS})\b")
+AFTER_A_SIGN = re.compile(rf" ?(?:and |that |which )*(?:is |in |written in )+({LOOKS})\b")
 RESERVED = FILLERS | PLACES | {"word", "words", "text", "letters", *BACKGROUNDS}
 MEANINGS = (("count", NUMBERS), ("shape", NOUNS | SEVERAL), ("color", TINTS), ("size", EXTENTS))
 
@@ -137,7 +137,9 @@ def take_sign(prompt: str, text: str) -> tuple[str | None, str]:
         raise ValueError(f'"{prompt:.80}" asks for a sign and for none: leave one of both out.')
     sign = SIGN.search(rest)
     if own := BEFORE_A_SIGN.search(rest) or (sign and AFTER_A_SIGN.match(rest, sign.end())):
-        raise ValueError(f'"{prompt:.80}" asks for a {own[1]} sign; all signs look alike: leave "{own[1]}" out.')
+        raise ValueError(
+            f'"{prompt:.80}" asks for a sign that is {own[1]}; all signs look alike: leave "{own[1]}" out.'
+        )
     if not sign:
         return None, rest
     if sign[2] in RESERVED and not re.search(rf"\b{SAYING}\b", sign[0]):
